@@ -1,0 +1,48 @@
+package desktop
+
+import (
+	"context"
+	"io"
+)
+
+// AgentStatus is what the guest's agent says of itself. Everything in it comes from the guest: it
+// is a claim, bounded in size, and decides nothing about another desktop.
+type AgentStatus struct {
+	Ready     bool     `json:"ready"`            // the display answers
+	Reason    string   `json:"reason,omitempty"` // what it waits for when not ready
+	Display   Size     `json:"display"`
+	Addresses []string `json:"addresses,omitempty"` // the guest's own, without loopback
+	Version   string   `json:"version"`
+	// BootID is the guest kernel's random id of this boot.
+	BootID string `json:"bootId"`
+}
+
+// Agent is the host's end of a session with the agent in one guest. It is safe for concurrent use;
+// actions of concurrent calls are never interleaved.
+type Agent interface {
+	// Act does the actions in order and stops at the first error. No modifier or button stays
+	// pressed beyond the call unless an action asked for that, also when ctx ends in its middle.
+	// An error that an action caused has a Details member "index" when there are several.
+	Act(ctx context.Context, actions ...Action) (Acted, error)
+	// Exec runs a command and waits for its end. output, when not nil, receives the output as it is
+	// produced, from one goroutine; Stdout and Stderr of the result are then empty. When ctx ends
+	// the command's whole process group is killed.
+	Exec(ctx context.Context, command Exec, output func(Stream, []byte)) (ExecResult, error)
+	// Capture is the display as the guest's X server gives it.
+	Capture(ctx context.Context) (*Frame, error)
+	// Status is the newest status, which Changed announces.
+	Status() AgentStatus
+	// Changed delivers when Status has changed since the last delivery.
+	Changed() <-chan struct{}
+	// Done is closed when the session has ended.
+	Done() <-chan struct{}
+	// Close ends the session. The agent in the guest waits for the next one.
+	Close() error
+}
+
+// AgentConnector makes a session of the byte stream that leads to an agent. It shakes hands,
+// brings an agent of another version up to the host's own, and returns once the agent answers; the
+// display may not yet. The connector owns the stream from then on and closes it on failure.
+type AgentConnector interface {
+	Connect(ctx context.Context, stream io.ReadWriteCloser) (Agent, error)
+}

@@ -1,0 +1,95 @@
+package desktop
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// Networks a desktop can be on.
+const (
+	NetworkNAT      = "nat"      // reaches the outside through the host
+	NetworkIsolated = "isolated" // reaches nothing but DHCP and DNS
+)
+
+// Accelerations of a machine.
+const (
+	KVM = "kvm"
+	TCG = "tcg"
+)
+
+// Spec is a machine as the Manager wants it.
+type Spec struct {
+	ID, Owner, Name string
+	ImageDigest     string
+	Network         string
+	VCPUs           int
+	MemoryBytes     int64
+	DiskBytes       int64
+}
+
+// MachineState is what a machine is doing.
+type MachineState string
+
+// The states of a machine.
+const (
+	MachineAbsent  MachineState = "absent"  // not defined on this host
+	MachineOff     MachineState = "off"     // defined, not running
+	MachineRunning MachineState = "running" // its processors run
+	MachinePaused  MachineState = "paused"  // it holds memory, its processors stand still
+	MachineDying   MachineState = "dying"   // on its way off
+)
+
+// Machine is what the hypervisor knows of a desktop.
+type Machine struct {
+	ID    string
+	State MachineState
+	// Cause is why the machine is off: "shutdown" by the guest or an orderly stop, "destroyed" by
+	// the host, "crashed", "failed", or "" when the hypervisor does not know.
+	Cause        string
+	Owner, Name  string // as they were when the machine was defined
+	Acceleration string // KVM or TCG, while it is not off
+	Address      string // from its DHCP lease; empty while there is none
+}
+
+// Image is a disk image that desktops are based on.
+type Image struct {
+	Name        string    `json:"name"`
+	Digest      string    `json:"digest"` // sha256 of what it was made from, in hex
+	Description string    `json:"description,omitempty"`
+	Boot        string    `json:"boot"`      // "kernel" for direct kernel boot, "disk" for a boot loader
+	DiskBytes   int64     `json:"diskBytes"` // the least size of a desktop's disk
+	SizeBytes   int64     `json:"sizeBytes"` // what it takes on the host
+	CreatedAt   time.Time `json:"createdAt"`
+}
+
+// Machines is this host's hypervisor. Every method is idempotent (already so, or already gone, is
+// success), returns when ctx is done, and has a deadline of its own besides.
+type Machines interface {
+	// Image finds an image by its name. It is NotFound, saying how to get one, when there is none.
+	Image(ctx context.Context, name string) (Image, error)
+	// Images lists all of them by name.
+	Images(ctx context.Context) ([]Image, error)
+
+	// Start makes the disk, if there is none yet, defines the machine and turns it on.
+	Start(ctx context.Context, spec Spec) error
+	// Stop asks the guest to shut down and turns the machine off when it has not done so within
+	// grace. It returns with the machine off.
+	Stop(ctx context.Context, id string, grace time.Duration) error
+	// Remove turns the machine off, forgets it and deletes its disk.
+	Remove(ctx context.Context, id string) error
+
+	// Inspect tells what a machine is doing; MachineAbsent is not an error.
+	Inspect(ctx context.Context, id string) (Machine, error)
+	// List tells of every machine that carries a desktop's id in its metadata.
+	List(ctx context.Context) ([]Machine, error)
+	// Watch delivers the id of each desktop whose machine changed, and "" when any may have (the
+	// connection to the hypervisor was lost and is back). It ends with ctx.
+	Watch(ctx context.Context) <-chan string
+
+	// OpenAgent opens the byte stream to the guest's agent. It is exclusive, the newest opener
+	// wins; stale bytes may come first; nothing resumes after an end of file.
+	OpenAgent(ctx context.Context, id string) (io.ReadWriteCloser, error)
+	// OpenScreen connects to the machine's display.
+	OpenScreen(ctx context.Context, id string) (Screen, error)
+}
