@@ -1,0 +1,27 @@
+package desktop
+
+// Draft is a desktop to be made. Empty fields take the appliance's defaults.
+type Draft struct {
+	Name      string `json:"name,omitempty" maxLength:"63" doc:"Made up when absent"`
+	Tier      string `json:"tier,omitempty" doc:"Decides processors, memory and disk; the user's own tier by default"`
+	Image     string `json:"image,omitempty" doc:"Name of an image on this host; the configured default when absent"`
+	Network   string `json:"network,omitempty" enum:"nat,isolated" doc:"nat reaches the outside, isolated reaches nothing"`
+	KeepAlive bool   `json:"keepAlive,omitempty" doc:"Never stop it for inactivity"`
+	Size      *Sizes `json:"size,omitempty" doc:"Sizes that differ from the tier's, within its limits"`
+	Start     *bool  `json:"start,omitempty" doc:"false makes it without booting it" default:"true"`
+	// Owner makes it for another user; only the local operator may.
+	Owner string `json:"owner,omitempty" doc:"Id or e-mail address of the user to make it for; only on the administration socket"`
+}
+
+// Sizes of a machine; zero leaves a size as the tier has it.
+type Sizes struct {
+	VCPUs       int   `json:"vcpus,omitempty" minimum:"0" maximum:"256"`
+	MemoryBytes int64 `json:"memoryBytes,omitempty" minimum:"0"`
+	DiskBytes   int64 `json:"diskBytes,omitempty" minimum:"0"`
+}
+
+// Change is what may be changed of a desktop; nil leaves a field as it is.
+type Change struct {
+	Name      *string `json:"name,omitempty" maxLength:"63"`
+	KeepAlive *bool   `json:"keepAlive,omitempty" doc:"Never stop it for inactivity"`
+}
