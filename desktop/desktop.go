@@ -77,6 +77,16 @@ const (
 	WishDestroy Wish = "destroy"
 )
 
+// Boot is a boot that was asked for and has not happened yet.
+type Boot string
+
+// The boots owed.
+const (
+	BootNone    Boot = ""        // none: the machine has been started
+	BootStart   Boot = "start"   // turn the machine on
+	BootRestart Boot = "restart" // turn the machine off, then owe BootStart
+)
+
 // Record is what is kept of a desktop: what its owner asked for and what cannot be seen from the
 // hypervisor. What its machine is doing is never stored.
 type Record struct {
@@ -91,8 +101,9 @@ type Record struct {
 	KeepAlive       bool
 
 	Wish Wish
-	// Restart asks for the machine to be off once before WishRun is fulfilled.
-	Restart bool
+	// Boot is what is still owed of the last start or restart. It tells a machine that has yet to
+	// be started from one that its guest has shut down, also after a crash.
+	Boot Boot
 	// Failure, when not empty, is why the Manager gave up on the wish until the next request.
 	Failure string
 
