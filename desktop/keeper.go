@@ -30,9 +30,9 @@ type keeper struct {
 
 	changing sync.Mutex // one change of the record at a time, so that rec is never older than the store
 
-	mu      sync.Mutex
-	rec     Record
-	machine Machine // as last seen; State is "" before the first look
+	mu        sync.Mutex
+	rec       Record
+	machine   Machine            // as last seen; State is "" before the first look
 	starting  bool               // a place among the boots was had, the machine is being started
 	bootedAt  time.Time          // when the machine was first seen running
 	agent     Agent              // nil while there is no session

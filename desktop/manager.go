@@ -100,12 +100,14 @@ func (m *Manager) Close() error {
 	return nil
 }
 
-// keep starts a record's keeper. m.mu must be held.
-func (m *Manager) keep(record Record) *keeper {
+// keep starts a record's keeper and returns the desktop as it was before the first step. m.mu must
+// be held.
+func (m *Manager) keep(record Record) Desktop {
 	k := newKeeper(m, record)
+	d := k.desktop()
 	m.keepers[record.ID] = k
 	m.wg.Go(k.run)
-	return k
+	return d
 }
 
 // watch wakes the keepers whose machines changed.
@@ -202,7 +204,7 @@ func (m *Manager) Create(ctx context.Context, caller Caller, draft Draft) (Deskt
 		return Desktop{}, errClosing // the next process takes the record up
 	}
 	m.log.Info("desktop created", "desktop", record.ID, "owner", record.Owner, "name", record.Name, "image", record.Image)
-	return m.keep(record).desktop(), nil
+	return m.keep(record), nil
 }
 
 var errClosing = &Error{Code: Unavailable, Message: "the appliance is shutting down", RetryAfter: 5 * time.Second}

@@ -1,0 +1,280 @@
+package desktop
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// memoryStore keeps records in memory, as durable as the test that holds it.
+type memoryStore struct {
+	Store // the methods that the tests do not need
+	mu    sync.Mutex
+	users map[string]User
+	recs  map[string]Record
+}
+
+func newMemoryStore(users ...User) *memoryStore {
+	s := &memoryStore{users: make(map[string]User), recs: make(map[string]Record)}
+	for _, u := range users {
+		s.users[u.ID] = u
+	}
+	return s
+}
+
+func (s *memoryStore) InsertDesktop(_ context.Context, record Record, limit int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, r := range s.recs {
+		if r.Owner == record.Owner && r.DestroyedAt.IsZero() {
+			n++
+		}
+	}
+	if limit > 0 && n >= limit {
+		return Errorf(Conflict, "limit of %d desktops reached", limit)
+	}
+	s.recs[record.ID] = record
+	return nil
+}
+
+func (s *memoryStore) UpdateDesktop(_ context.Context, id string, change func(*Record) error) (Record, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.recs[id]
+	if !ok {
+		return Record{}, Errorf(NotFound, "no desktop %s", id)
+	}
+	if err := change(&r); err != nil {
+		return Record{}, err
+	}
+	s.recs[id] = r
+	return r, nil
+}
+
+func (s *memoryStore) Desktops(_ context.Context, page Page) ([]Record, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []Record
+	for _, r := range s.recs {
+		if r.DestroyedAt.IsZero() && (page.Owner == "" || r.Owner == page.Owner) {
+			list = append(list, r)
+		}
+	}
+	slices.SortFunc(list, func(a, b Record) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	if page.After != "" {
+		i := slices.IndexFunc(list, func(r Record) bool { return r.ID == page.After })
+		list = list[i+1:]
+	}
+	if page.Limit > 0 && len(list) > page.Limit {
+		list = list[:page.Limit]
+	}
+	return list, nil
+}
+
+func (s *memoryStore) Users(context.Context) ([]User, error) { return nil, nil }
+
+func (s *memoryStore) User(_ context.Context, id string) (User, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u, ok := s.users[id]
+	if !ok {
+		return User{}, Errorf(NotFound, "no user %s", id)
+	}
+	return u, nil
+}
+
+func (s *memoryStore) record(id string) Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.recs[id]
+}
+
+// fakeMachines is a host whose machines turn on and off at a word.
+type fakeMachines struct {
+	mu       sync.Mutex
+	machines map[string]Machine
+	starts   map[string]int
+	watchers []chan string
+	fail     func(method, id string) error // injected failures
+	hold     chan struct{}                 // when not nil, Start and Stop wait for it or ctx
+}
+
+func newFakeMachines() *fakeMachines {
+	return &fakeMachines{machines: make(map[string]Machine), starts: make(map[string]int)}
+}
+
+func (f *fakeMachines) failure(method, id string) error {
+	f.mu.Lock()
+	fail := f.fail
+	f.mu.Unlock()
+	if fail == nil {
+		return nil
+	}
+	return fail(method, id)
+}
+
+func (f *fakeMachines) wait(ctx context.Context) error {
+	f.mu.Lock()
+	hold := f.hold
+	f.mu.Unlock()
+	if hold == nil {
+		return nil
+	}
+	select {
+	case <-hold:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// set changes a machine and tells the watchers, as the hypervisor's events do.
+func (f *fakeMachines) set(id string, state MachineState, cause string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if state == MachineAbsent {
+		delete(f.machines, id)
+	} else {
+		f.machines[id] = Machine{ID: id, State: state, Cause: cause, Acceleration: TCG}
+	}
+	for _, w := range f.watchers {
+		w <- id
+	}
+}
+
+func (f *fakeMachines) Image(_ context.Context, name string) (Image, error) {
+	if name != "small" {
+		return Image{}, Errorf(NotFound, "there is no image %s", name)
+	}
+	return Image{Name: name, Digest: "d1", DiskBytes: 2 << 30}, nil
+}
+func (f *fakeMachines) Images(context.Context) ([]Image, error) { return nil, nil }
+
+func (f *fakeMachines) Start(ctx context.Context, spec Spec) error {
+	if err := f.wait(ctx); err != nil {
+		return err
+	}
+	if err := f.failure("Start", spec.ID); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	on := f.machines[spec.ID].State == MachineRunning
+	if !on {
+		f.starts[spec.ID]++
+	}
+	f.mu.Unlock()
+	if !on {
+		f.set(spec.ID, MachineRunning, "")
+	}
+	return f.failure("Started", spec.ID)
+}
+
+func (f *fakeMachines) Stop(ctx context.Context, id string, _ time.Duration) error {
+	if err := f.wait(ctx); err != nil {
+		return err
+	}
+	if err := f.failure("Stop", id); err != nil {
+		return err
+	}
+	f.set(id, MachineOff, "shutdown")
+	return f.failure("Stopped", id)
+}
+
+func (f *fakeMachines) Remove(_ context.Context, id string) error {
+	if err := f.failure("Remove", id); err != nil {
+		return err
+	}
+	f.set(id, MachineAbsent, "")
+	return f.failure("Removed", id)
+}
+
+func (f *fakeMachines) Inspect(_ context.Context, id string) (Machine, error) {
+	if err := f.failure("Inspect", id); err != nil {
+		return Machine{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m, ok := f.machines[id]; ok {
+		return m, nil
+	}
+	return Machine{ID: id, State: MachineAbsent}, nil
+}
+
+func (f *fakeMachines) List(context.Context) ([]Machine, error) { return nil, nil }
+
+func (f *fakeMachines) Watch(ctx context.Context) <-chan string {
+	in, out := make(chan string, 100), make(chan string)
+	f.mu.Lock()
+	f.watchers = append(f.watchers, in)
+	f.mu.Unlock()
+	go func() {
+		defer close(out)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case id := <-in:
+				select {
+				case out <- id:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	return out
+}
+
+func (f *fakeMachines) OpenAgent(_ context.Context, id string) (io.ReadWriteCloser, error) {
+	return nil, f.failure("OpenAgent", id)
+}
+
+func (f *fakeMachines) OpenScreen(context.Context, string) (Screen, error) {
+	return nil, errors.New("this host has no display")
+}
+
+// fakeAgents connects to agents that are ready at once.
+type fakeAgents struct{}
+
+func (fakeAgents) Connect(context.Context, io.ReadWriteCloser) (Agent, error) {
+	return &fakeAgent{done: make(chan struct{})}, nil
+}
+
+type fakeAgent struct {
+	Agent
+	once sync.Once
+	done chan struct{}
+}
+
+func (a *fakeAgent) Status() AgentStatus {
+	return AgentStatus{Ready: true, Addresses: []string{"not an address", "10.9.8.7"}}
+}
+func (a *fakeAgent) Changed() <-chan struct{} { return nil }
+func (a *fakeAgent) Done() <-chan struct{}    { return a.done }
+func (a *fakeAgent) Close() error             { a.once.Do(func() { close(a.done) }); return nil }
+func (a *fakeAgent) Act(context.Context, ...Action) (Acted, error) {
+	return Acted{Cursor: Point{X: 1, Y: 2}}, nil
+}
+func (a *fakeAgent) Capture(context.Context) (*Frame, error) {
+	return &Frame{Source: SourceAgent}, nil
+}
+
+// eventually polls until ok, and fails the test with what describe says when it never is.
+func eventually(t *testing.T, ok func() bool, describe func() any) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not so after 10 s: %+v", describe())
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
