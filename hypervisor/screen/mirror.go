@@ -39,6 +39,7 @@ type mirror struct {
 
 	cursor  *image.RGBA // nil until the guest has defined one
 	hot     image.Point
+	placed  bool        // the guest has said where it is
 	corner  image.Point // the cursor image's top left corner
 	pointer bool        // whether the guest shows it
 
@@ -132,10 +133,26 @@ func (m *mirror) moveCursor(x, y int, visible bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	corner := image.Pt(x, y)
-	if m.corner == corner && m.pointer == visible {
+	if m.placed && m.corner == corner && m.pointer == visible {
 		return
 	}
-	m.corner, m.pointer = corner, visible
+	m.placed, m.corner, m.pointer = true, corner, visible
+	m.changed(image.Rectangle{})
+}
+
+// seedCursor takes a cursor from elsewhere for as much of it as the guest has not told yet.
+func (m *mirror) seedCursor(c desktop.Cursor) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cursor != nil && m.placed || c.Image == nil {
+		return
+	}
+	if m.cursor == nil {
+		m.cursor, m.hot = c.Image, c.Hot
+	}
+	if !m.placed {
+		m.placed, m.corner, m.pointer = true, c.Position.Sub(c.Hot), true
+	}
 	m.changed(image.Rectangle{})
 }
 

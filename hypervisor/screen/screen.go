@@ -76,6 +76,11 @@ func (s *Screen) Watch(f func(Damage)) (stop func()) {
 	})
 }
 
+// SeedCursor tells the screen a cursor that somebody else knows, such as the guest's agent. Before
+// version 8, QEMU tells a new listener neither the cursor's shape nor its place until the guest
+// changes them. Whatever QEMU has told, or tells later, counts for more.
+func (s *Screen) SeedCursor(c desktop.Cursor) { s.mirror.seedCursor(c) }
+
 // Done is closed when the session has ended.
 func (s *Screen) Done() <-chan struct{} { return s.mirror.done }
 
