@@ -49,6 +49,7 @@ const (
 	registerPatience = 5 * time.Second
 	registerPause    = 5 * time.Millisecond
 	writePatience    = 5 * time.Second
+	resizePatience   = time.Second
 )
 
 // OpenDBus mirrors a display through QEMU's peer-to-peer D-Bus display. dial makes a Unix socket
@@ -212,6 +213,8 @@ type listener struct {
 	mirror *mirror
 	conn   net.Conn
 	serial uint32 // of our last message
+	// resizing is set between an update outside the display and the display's new size.
+	resizing bool
 }
 
 // serve answers QEMU until the connection ends, and returns why it did.
@@ -223,6 +226,9 @@ func (l *listener) serve() error {
 	calls := &messageReader{r: in}
 	for {
 		call, err := calls.next()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("the display changed its size and did not say to what: %w", err)
+		}
 		if err != nil {
 			return err
 		}
@@ -302,12 +308,12 @@ func (l *listener) listen(call message) (known bool, err error) {
 	case "Scanout":
 		width, height, stride, format := d.int32(), d.int32(), d.int32(), pixelFormat(d.uint32())
 		p := pixels{width: width, height: height, stride: stride, format: format, data: d.bytes()}
-		apply = func() error { return l.mirror.scanout(p) }
+		apply = func() error { return l.scanout(p) }
 	case "Update":
 		x, y, width, height := d.int32(), d.int32(), d.int32(), d.int32()
 		stride, format := d.int32(), pixelFormat(d.uint32())
 		p := pixels{width: width, height: height, stride: stride, format: format, data: d.bytes()}
-		apply = func() error { return l.mirror.update(x, y, p) }
+		apply = func() error { return l.update(x, y, p) }
 	case "CursorDefine":
 		width, height, hotX, hotY, data := d.int32(), d.int32(), d.int32(), d.int32(), d.bytes()
 		apply = func() error { return l.mirror.defineCursor(width, height, hotX, hotY, data) }
@@ -321,6 +327,33 @@ func (l *listener) listen(call message) (known bool, err error) {
 		return false, fmt.Errorf("%w: cut short", errMalformed)
 	}
 	return true, apply()
+}
+
+// When the display changes its size, QEMU says nothing at first: what is repainted of the new one
+// arrives as updates, some of them outside the old, and the whole of it with its size soon after.
+// So an update outside the display is not drawn, nobody is shown the mixture, and if the whole does
+// not come, the session ends: a new one begins with it.
+
+func (l *listener) update(x, y int, p pixels) error {
+	err := l.mirror.update(x, y, p)
+	if errors.Is(err, errOutside) && !l.resizing {
+		l.resizing = true
+		l.mirror.begin()
+		return l.conn.SetReadDeadline(time.Now().Add(resizePatience))
+	}
+	if errors.Is(err, errOutside) {
+		return nil
+	}
+	return err
+}
+
+func (l *listener) scanout(p pixels) error {
+	if err := l.mirror.scanout(p); err != nil || !l.resizing {
+		return err
+	}
+	l.resizing = false
+	l.mirror.finish()
+	return l.conn.SetReadDeadline(time.Time{})
 }
 
 // interruptOn makes conn's reads and writes fail when ctx ends, until the returned function is

@@ -2,6 +2,7 @@ package screen
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"image"
 	"sync"
@@ -85,6 +86,9 @@ func (m *mirror) resize(width, height int) {
 	m.drew(m.canvas.Rect)
 }
 
+// errOutside is what update says of a part that is not all on the display.
+var errOutside = errors.New("it lies outside the display")
+
 // update takes a part of the picture.
 func (m *mirror) update(x, y int, p pixels) error {
 	if err := p.check(); err != nil {
@@ -98,7 +102,7 @@ func (m *mirror) update(x, y int, p pixels) error {
 		return fmt.Errorf("an update of %v came before any picture", rect)
 	}
 	if !rect.In(m.canvas.Rect) {
-		return fmt.Errorf("an update of %v lies outside the display of %v", rect, m.canvas.Rect.Size())
+		return fmt.Errorf("an update of %v: %w of %v", rect, errOutside, m.canvas.Rect.Size())
 	}
 	m.drew(draw(m.canvas, at, p))
 	return nil
