@@ -339,7 +339,7 @@ func (l *listener) update(x, y int, p pixels) error {
 	if errors.Is(err, errOutside) && !l.resizing {
 		l.resizing = true
 		l.mirror.begin()
-		return l.conn.SetReadDeadline(time.Now().Add(resizePatience))
+		l.conn.SetReadDeadline(time.Now().Add(resizePatience)) // where it fails, so does reading
 	}
 	if errors.Is(err, errOutside) {
 		return nil
@@ -353,7 +353,8 @@ func (l *listener) scanout(p pixels) error {
 	}
 	l.resizing = false
 	l.mirror.finish()
-	return l.conn.SetReadDeadline(time.Time{})
+	l.conn.SetReadDeadline(time.Time{})
+	return nil
 }
 
 // interruptOn makes conn's reads and writes fail when ctx ends, until the returned function is
