@@ -89,17 +89,22 @@ type guest struct {
 	putting  sync.Mutex
 }
 
-// Serve answers the host on the port until ctx ends (nil), another agent has been delivered
+// Serve answers the host on the port until ctx ends, another agent has been delivered
 // (ErrReplaced), or the port breaks.
 func Serve(ctx context.Context, o Options) error {
-	log := o.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
-	port, err := openPort(ctx, o.Port, log)
+	port, err := openPort(ctx, o.Port, o.Log)
 	if err != nil {
 		return err
 	}
+	return serve(ctx, port, o)
+}
+
+// serve is Serve on an open port.
+func serve(ctx context.Context, port io.ReadWriteCloser, o Options) (err error) {
+	log := o.Log
 	w := newWire(port, true)
 	defer w.close()
 	ctx, cancel := context.WithCancel(ctx)
@@ -123,10 +128,7 @@ func Serve(ctx context.Context, o Options) error {
 	}
 	handler := g.routes()
 	for ctx.Err() == nil {
-		if err := g.session(ctx, w, self, handler); err != nil {
-			if ctx.Err() != nil {
-				break
-			}
+		if err := g.session(ctx, w, self, handler); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
@@ -205,7 +207,7 @@ func openPort(ctx context.Context, path string, log *slog.Logger) (*os.File, err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, context.Cause(ctx)
 		case <-time.After(pause):
 			pause = min(2*pause, time.Second)
 		}
@@ -320,7 +322,9 @@ func (g *guest) serveExec(w http.ResponseWriter, r *http.Request) {
 
 // Uplink carries a guest's requests to the host: an http.RoundTripper that uses the session there
 // is. The zero value is ready to be put in Options.
-type Uplink struct{ transport atomic.Pointer[http.Transport] }
+type Uplink struct {
+	transport atomic.Pointer[http.Transport]
+}
 
 func (u *Uplink) set(t *http.Transport) {
 	if u != nil {
