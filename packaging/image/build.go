@@ -237,12 +237,12 @@ var planned = regexp.MustCompile(`^\d+ upgraded, (\d+) newly installed`)
 // and set up.
 func (b *builder) countPackages() func(string) {
 	now := Progress{Stage: "packages"}
-	last := time.Time{}
+	last, all := time.Time{}, 0
 	return func(line string) {
 		verb, _, _ := strings.Cut(line, " ")
 		verb, _, _ = strings.Cut(verb, ":") // apt says "Get:12"
 		switch {
-		case verb == "Get" && now.Total > 0:
+		case verb == "Get" && all > 0:
 			now.Note = "downloading"
 		case verb == "Unpacking":
 			now.Note = "unpacking"
@@ -250,13 +250,18 @@ func (b *builder) countPackages() func(string) {
 			now.Note = "setting up"
 		default:
 			if m := planned.FindStringSubmatch(line); m != nil {
+				// The first plan has the essential packages only; how much there is in all is
+				// known with the second, which has those of the recipe.
 				n, _ := strconv.Atoi(m[1])
-				now.Total += 3 * n
+				all += 3 * n
+				if n >= len(b.recipe.Packages) {
+					now.Total = all
+				}
 				b.Progress(now)
 			}
 			return
 		}
-		now.Done = min(now.Done+1, now.Total)
+		now.Done = min(now.Done+1, all)
 		if time.Since(last) >= 100*time.Millisecond {
 			last = time.Now()
 			b.Progress(now)
