@@ -22,6 +22,9 @@ import (
 // DefaultFile is read when no other file is named and it exists.
 const DefaultFile = "/etc/bureau/config.yaml"
 
+// DefaultSocket is the default administration socket.
+const DefaultSocket = "/run/bureau/admin.sock"
+
 // Config is every setting of the appliance.
 type Config struct {
 	Listen      string  `mapstructure:"listen"`
@@ -79,7 +82,7 @@ type setting struct {
 // settings are all but tiers, in the order of config.example.yaml.
 var settings = []setting{
 	{"listen", "127.0.0.1:7878", "address that the API listens on"},
-	{"adminSocket", "/run/bureau/admin.sock", "Unix socket for administration on this host"},
+	{"adminSocket", DefaultSocket, "Unix socket for administration on this host"},
 	{"dataDir", "/var/lib/bureau", "folder of the database"},
 	{"libvirt.uri", "qemu:///system", "libvirt's connection URI"},
 	{"libvirt.prefix", "bureau", "beginning of the names of all domains and networks made"},

@@ -481,8 +481,8 @@ var keyrings = []string{
 	"/usr/share/keyrings/debian-archive-keyring.pgp",
 }
 
-// checkHost says what a build lacks, with the command that mends it.
-func checkHost() error {
+// CheckTools says what a build on this host would lack, with the command that mends it.
+func CheckTools() error {
 	var missing []string
 	for _, tool := range []struct{ name, pkg string }{
 		{"mmdebstrap", "mmdebstrap"}, {"mke2fs", "e2fsprogs"}, {"qemu-img", "qemu-utils"}, {"dpkg-query", "dpkg"},
@@ -496,7 +496,14 @@ func checkHost() error {
 	}
 	if len(missing) > 0 {
 		return desktop.Errorf(desktop.Unavailable,
-			"building an image needs packages that are not installed: sudo apt-get install %s", strings.Join(missing, " "))
+			"building an image needs packages that this host lacks: sudo apt-get install %s", strings.Join(missing, " "))
+	}
+	return nil
+}
+
+func checkHost() error {
+	if err := CheckTools(); err != nil {
+		return err
 	}
 	if os.Geteuid() != 0 {
 		return desktop.Errorf(desktop.Forbidden, "building an image makes a chroot, which only root may: sudo %s",

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -208,6 +209,29 @@ func (r Recipe) Digest() string {
 		field(h, string(script))
 	}
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// DigestFiles is the digest of an image that no recipe made: of how it boots and of its files'
+// contents. An empty path stands for a file that it does not have.
+func DigestFiles(boot string, paths ...string) (string, error) {
+	h := sha256.New()
+	field(h, boot)
+	for _, path := range paths {
+		content := sha256.New()
+		if path != "" {
+			f, err := os.Open(path)
+			if err != nil {
+				return "", err
+			}
+			_, err = io.Copy(content, f)
+			f.Close()
+			if err != nil {
+				return "", fmt.Errorf("%s: %w", path, err)
+			}
+		}
+		field(h, string(content.Sum(nil)))
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // field writes strings so that no two lists of them look alike.
