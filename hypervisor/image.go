@@ -228,6 +228,9 @@ func (h *Host) importContent(ctx context.Context, c *libvirt.Connect, files Imag
 		}
 		image.SizeBytes += v.allocation
 	}
+	if err := ctx.Err(); err != nil {
+		return image, err
+	}
 	return image, h.writeManifest(ctx, c, contentVolume(files.Digest, "json"), image)
 }
 
