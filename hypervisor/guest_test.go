@@ -75,7 +75,7 @@ func TestRealGuest(t *testing.T) {
 	}
 	t.Logf("the agent answers after %s", time.Since(began).Round(time.Millisecond))
 	uuid := machineUUID(spec.ID)
-	if got, want := string(answer[:n]), fmt.Sprintf("my-d-sk-7 %x %d 1\n", uuid[:], int64(12<<30)/512); got != want {
+	if got, want := string(answer[:n]), fmt.Sprintf("my-d-sk-7 %x %d 1\n", uuid[:], max(spec.DiskBytes, image.DiskBytes)/512); got != want {
 		t.Errorf("guest says %q, want %q", got, want)
 	}
 
