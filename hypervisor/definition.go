@@ -48,8 +48,6 @@ type definition struct {
 	version      string
 }
 
-func pointer[T any](v T) *T { return &v }
-
 // xml is the domain as libvirt wants it.
 func (d definition) xml() (string, error) {
 	id := machineUUID(d.spec.ID)
