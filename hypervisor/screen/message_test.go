@@ -220,7 +220,10 @@ func FuzzListener(f *testing.F) {
 	})
 }
 
-// deaf is a connection that takes deadlines and nothing else.
+// deaf is a connection that takes everything and says nothing.
 type deaf struct{ net.Conn }
 
-func (deaf) SetReadDeadline(time.Time) error { return nil }
+func (deaf) SetReadDeadline(time.Time) error  { return nil }
+func (deaf) SetWriteDeadline(time.Time) error { return nil }
+func (deaf) Write(p []byte) (int, error)      { return len(p), nil }
+func (deaf) Close() error                     { return nil }

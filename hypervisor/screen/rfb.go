@@ -167,7 +167,7 @@ func (v *viewer) request(incremental bool) {
 	}
 	binary.BigEndian.PutUint16(message[6:], uint16(v.width))
 	binary.BigEndian.PutUint16(message[8:], uint16(v.height))
-	v.conn.SetWriteDeadline(v.now().Add(writePatience))
+	v.conn.SetWriteDeadline(time.Now().Add(writePatience))
 	if _, err := v.conn.Write(message); err != nil && v.failed == nil {
 		v.failed = fmt.Errorf("ask for the picture: %w", err)
 		v.conn.Close() // which ends serve
