@@ -180,7 +180,7 @@ func TestRFBRestsWhenNobodyLooks(t *testing.T) {
 func TestRFBHandshakeRefusals(t *testing.T) {
 	for says, hello := range map[string]string{
 		"not RFB 3.8":           "SSH-2.0-Open",
-		"3.3":                   "RFB 003.003\n",
+		"003.003":               "RFB 003.003\n",
 		"refuses: \"too many\"": rfbVersion + "\x00\x00\x00\x00\x08too many",
 		"password":              rfbVersion + "\x01\x02",
 		"refuses: \"no\"":       rfbVersion + "\x01\x01\x00\x00\x00\x01\x00\x00\x00\x02no",
