@@ -47,7 +47,7 @@ const (
 func OpenRFB(ctx context.Context, conn net.Conn, log *slog.Logger) (*Screen, error) {
 	s := newScreen(desktop.SourceRFB, conn, log)
 	v := &viewer{mirror: s.mirror, conn: conn, r: bufio.NewReaderSize(conn, 64<<10), now: time.Now}
-	release := interruptOn(ctx, conn)
+	release := limit(ctx, conn)
 	err := v.handshake()
 	release()
 	if ctx.Err() != nil {
