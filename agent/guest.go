@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -58,6 +59,8 @@ func Run(ctx context.Context, o Options) error {
 		return nil
 	}
 	unix.Umask(0o022)
+	// Commands inherit nothing that this process was given by mistake.
+	unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // a kernel before 5.11 lacks it
 	err := Serve(ctx, o)
 	if !errors.Is(err, ErrReplaced) {
 		return err

@@ -328,9 +328,18 @@ func (s *session) do(ctx context.Context, method, route string, message any) (*h
 	}
 	if response.StatusCode != http.StatusOK {
 		defer response.Body.Close()
-		return nil, readError(response.Body)
+		return nil, theirs(ctx, readError(response.Body))
 	}
 	return response, nil
+}
+
+// theirs is an error of the guest's, unless the caller has gone: what the guest says of that is an
+// echo.
+func theirs(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // lost makes the caller's error of one that the link had.
@@ -430,7 +439,7 @@ func (s *session) Exec(ctx context.Context, command desktop.Exec, output func(de
 			result.Truncated = result.Truncated || truncated
 			return result, nil
 		case chunkError:
-			return result, readError(bytes.NewReader(content))
+			return result, theirs(ctx, readError(bytes.NewReader(content)))
 		default:
 			return result, s.lost(ctx, errors.New("a chunk of unknown kind"))
 		}
