@@ -259,21 +259,36 @@ func TestPutRefuses(t *testing.T) {
 	}
 }
 
-// The host notices that its own file has changed.
-func TestChecksumFollowsFile(t *testing.T) {
+// Binaries are told apart by size and content, short or long.
+func TestFingerprint(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "binary")
-	c := &Connector{Binary: path}
-	if _, err := c.checksum(); !errors.Is(err, os.ErrNotExist) {
+	if _, err := fingerprint(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without a file the error is %v", err)
 	}
-	for _, content := range []string{"one", "three"} {
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+	seen := map[[32]byte]string{}
+	long := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	for name, content := range map[string][]byte{
+		"empty":      nil,
+		"short":      []byte("one"),
+		"other":      []byte("two"),
+		"long":       long,
+		"longer":     append(bytes.Clone(long), 0),
+		"first byte": append([]byte("x"), long[1:]...),
+		"last byte":  append(bytes.Clone(long[1:]), 'x'),
+	} {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for range 2 {
-			if sum, err := c.checksum(); err != nil || sum != sha256.Sum256([]byte(content)) {
-				t.Errorf("the checksum of %q is %x, %v", content, sum, err)
-			}
+		sum, err := fingerprint(path)
+		if err != nil {
+			t.Fatal(err)
 		}
+		if again, err := fingerprint(path); err != nil || again != sum {
+			t.Errorf("%s has two fingerprints, %v", name, err)
+		}
+		if other := seen[sum]; other != "" {
+			t.Errorf("%s and %s have the same", name, other)
+		}
+		seen[sum] = name
 	}
 }

@@ -84,11 +84,14 @@ func (m *mux) transport() *http.Transport {
 func (m *mux) serve(ctx context.Context, handler http.Handler, log *slog.Logger) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var running sync.WaitGroup
+	// Held for reading by every handler: the one who ends waits for them, and none begins after.
+	var running sync.RWMutex
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			running.Add(1)
-			defer running.Done()
+			if !running.TryRLock() {
+				return
+			}
+			defer running.RUnlock()
 			handler.ServeHTTP(w, r)
 		}),
 		ReadHeaderTimeout: 30 * time.Second,
@@ -101,7 +104,7 @@ func (m *mux) serve(ctx context.Context, handler http.Handler, log *slog.Logger)
 	_ = server.Serve(listener)
 	cancel()
 	server.Close()
-	running.Wait()
+	running.Lock()
 }
 
 // stream is a yamux stream that writes frames of at most maxBody.
