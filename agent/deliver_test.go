@@ -209,7 +209,7 @@ func TestDeliverInVain(t *testing.T) {
 			m.serve(ctx, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				taken++
 				w.WriteHeader(http.StatusNoContent)
-			}), testLog(t))
+			}), hostStreams, testLog(t))
 			m.close()
 			l.Close()
 		}

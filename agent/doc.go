@@ -57,8 +57,8 @@
 // It is yamux (https://github.com/hashicorp/yamux/blob/master/spec.md), the host being the client
 // (odd stream numbers), with windows of 256 KiB, and a data frame carries at most 32 KiB. Either side
 // pings every 5 s and gives the other 10 s to answer; more than 20 pings in a second end the session,
-// as does any frame that breaks these rules. At most 64 streams of the peer are served at once and 64
-// more wait. Each stream carries HTTP/1.1, the opener being the client, and may be used for many
+// as does any frame that breaks these rules. The host serves at most 64 streams of the guest at once,
+// the guest 1024 of the host; 64 more may wait, and those beyond are reset. Each stream carries HTTP/1.1, the opener being the client, and may be used for many
 // requests. The host's requests go to the agent, the guest's to whatever the host offers to guests.
 //
 // # The agent's requests

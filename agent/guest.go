@@ -172,7 +172,7 @@ func (g *guest) session(ctx context.Context, w *wire, self peer, handler http.Ha
 	}()
 	up := m.transport()
 	g.options.Uplink.set(up)
-	m.serve(ctx, handler, g.log)
+	m.serve(ctx, handler, hostStreams, g.log)
 	g.options.Uplink.set(nil)
 	up.CloseIdleConnections()
 	m.close()

@@ -173,7 +173,7 @@ func newSession(ctx context.Context, w *wire, m *mux, handler http.Handler, log 
 		handler = http.NotFoundHandler()
 	}
 	var working sync.WaitGroup
-	working.Go(func() { m.serve(life, handler, log) })
+	working.Go(func() { m.serve(life, handler, guestStreams, log) })
 	working.Go(func() {
 		s.follow(lines)
 		m.close() // a session without its status is none

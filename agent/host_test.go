@@ -261,7 +261,7 @@ func hostile(t *testing.T, routes map[string]http.HandlerFunc) (desktop.Agent, *
 				w.(http.Flusher).Flush()
 				<-r.Context().Done()
 			}
-		}), testLog(t))
+		}), hostStreams, testLog(t))
 	}()
 	a, err := (&Connector{Log: testLog(t)}).Connect(ctx, end)
 	if err == nil {
@@ -416,7 +416,7 @@ func TestManyStreams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 3 * maxStreams {
+	for range 3 * guestStreams {
 		go func() {
 			if s, err := m.session.OpenStream(); err == nil {
 				s.Write([]byte("GET "))
