@@ -34,7 +34,7 @@ type OpenDisplay func(ctx context.Context) (Display, error)
 
 const (
 	displayWait    = 15 * time.Second // for one attempt to connect
-	addressesFirst = time.Second // between two looks while there is no address
+	addressesFirst = time.Second      // between two looks while there is no address
 	addressesEvery = 10 * time.Second
 )
 
