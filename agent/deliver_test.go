@@ -30,7 +30,7 @@ const portVariable = "AGENT_TEST_PORT"
 func TestMain(m *testing.M) {
 	if path := os.Getenv(portVariable); path != "" {
 		err := Run(context.Background(), Options{
-			Version: "child", Port: path, RunDir: os.Getenv("AGENT_TEST_RUN"), User: "root",
+			Version: "child", Port: path, RunDir: os.Getenv("AGENT_TEST_RUN"), User: testUser(),
 			Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		})
 		if err != nil {

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -31,10 +30,15 @@ func collected(ctx context.Context, r *runner, command desktop.Exec) (desktop.Ex
 
 func testRunner(t *testing.T) *runner {
 	t.Helper()
+	return newRunner(testUser(), slog.New(slog.DiscardHandler))
+}
+
+// testUser runs the tests' commands where nobody is named.
+func testUser() string {
 	if os.Geteuid() == 0 {
-		return newRunner("root", slog.New(slog.DiscardHandler))
+		return "root"
 	}
-	return newRunner(fmt.Sprintf("#%d", os.Geteuid()), slog.New(slog.DiscardHandler))
+	return ""
 }
 
 func TestExec(t *testing.T) {
