@@ -292,3 +292,43 @@ func TestFingerprint(t *testing.T) {
 		seen[sum] = name
 	}
 }
+
+// /run forbids programs in Debian; the folder of the agent does not afterwards, and what is mounted
+// below it stays in sight.
+func TestPutWhereProgramsAreForbidden(t *testing.T) {
+	above := t.TempDir()
+	err := unix.Mount("tmpfs", above, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "")
+	if err != nil {
+		// Only root can mount, and only root needs to: allowed folders are left as they are.
+		if err := allowExec(above); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	defer unix.Unmount(above, unix.MNT_DETACH)
+	dir := filepath.Join(above, "bureau")
+	disk := filepath.Join(dir, "disk")
+	if err := os.MkdirAll(disk, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(disk, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	script := []byte("#!/bin/sh\nexit 0\n")
+	sum := sha256.Sum256(script)
+	g := &guest{options: Options{RunDir: dir}, log: testLog(t), replaced: make(chan struct{})}
+	for range 2 {
+		if err := g.put(testContext(t), hex.EncodeToString(sum[:]), bytes.NewReader(script)); err != nil {
+			t.Fatal(err)
+		}
+		if err := probe(testContext(t), filepath.Join(dir, delivered)); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(disk, "file")); err != nil {
+		t.Errorf("what was mounted below is gone: %v", err)
+	}
+}
