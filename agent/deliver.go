@@ -114,16 +114,24 @@ func (g *guest) put(ctx context.Context, sum string, content io.Reader) error {
 func probe(ctx context.Context, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	command := exec.CommandContext(ctx, path, os.Args[1:]...)
-	command.Env = append(os.Environ(), probeVariable+"=1")
-	var said bytes.Buffer
-	command.Stdout, command.Stderr = &said, &said
-	command.WaitDelay = time.Second
-	if err := command.Run(); err != nil {
-		return desktop.Errorf(desktop.Unavailable, "the delivered agent does not run in this desktop: %w: %s",
-			err, cleanLine(said.String(), 500))
+	for {
+		command := exec.CommandContext(ctx, path, os.Args[1:]...)
+		command.Env = append(os.Environ(), probeVariable+"=1")
+		var said bytes.Buffer
+		command.Stdout, command.Stderr = &said, &said
+		command.WaitDelay = time.Second
+		err := command.Run()
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.ETXTBSY) && ctx.Err() == nil:
+			// A command that starts at this moment holds the file open for writing until it has.
+			time.Sleep(10 * time.Millisecond)
+		default:
+			return desktop.Errorf(desktop.Unavailable, "the delivered agent does not run in this desktop: %w: %s",
+				err, cleanLine(said.String(), 500))
+		}
 	}
-	return nil
 }
 
 // allowExec makes programs in dir startable where its file system forbids it, as /run does in
