@@ -166,7 +166,7 @@ func (c click) do(ctx context.Context, d *Display) error {
 type move desktop.Point
 
 func checkMove(a desktop.Move, size desktop.Size) (step, error) {
-	p := desktop.Point{X: a.X, Y: a.Y}
+	p := desktop.Point(a)
 	return move(p), checkPoint("x,y", p, size)
 }
 
