@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jezek/xgb"
+	"github.com/jezek/xgb/res"
 	"github.com/jezek/xgb/xfixes"
 	"github.com/jezek/xgb/xproto"
 	"github.com/jezek/xgb/xtest"
@@ -33,7 +34,9 @@ type Display struct {
 	root  xproto.Window
 	depth byte
 	xkb   xkb
-	atoms atoms
+	// processes tells whether the server knows which process a window belongs to.
+	processes bool
+	atoms     atoms
 
 	// turn holds the one token of the right to work the input.
 	turn chan struct{}
@@ -118,6 +121,10 @@ func (d *Display) start() error {
 	if err := xfixes.Init(d.x); err == nil {
 		_, err := xfixes.QueryVersion(d.x, 4, 0).Reply()
 		d.picture.cursor = err == nil
+	}
+	if err := res.Init(d.x); err == nil {
+		version, err := res.QueryVersion(d.x, 1, 2).Reply()
+		d.processes = err == nil && (version.ServerMajor > 1 || version.ServerMinor >= 2)
 	}
 	if d.xkb, err = newXKB(d.x); err != nil {
 		d.log.Warn("the X server has no XKB: Caps Lock and layout groups are left as they are", "error", err)

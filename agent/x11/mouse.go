@@ -390,21 +390,10 @@ func (d *Display) follow(ctx context.Context, source reader) error {
 	if source.topLevel == 0 {
 		return d.pause(ctx, dragMoment)
 	}
-	answered, forget, err := d.ping(source.topLevel)
-	if err != nil {
-		return ctx.Err()
-	}
-	defer forget()
-	timer := time.NewTimer(dragPatience)
-	defer timer.Stop()
-	select {
-	case <-answered:
-	case <-timer.C:
-	case <-d.done:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	return nil
+	limited, cancel := context.WithTimeout(ctx, dragPatience)
+	defer cancel()
+	d.answer(limited, source.topLevel)
+	return ctx.Err()
 }
 
 // interpolate is the places that a drag goes through after its start: the first pixels singly,
