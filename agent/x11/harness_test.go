@@ -39,6 +39,12 @@ func program(t testing.TB, name string) string {
 // startServer starts an X server that ends with the test.
 func startServer(t testing.TB, args ...string) string {
 	t.Helper()
+	_, display := startServerProcess(t, args...)
+	return display
+}
+
+func startServerProcess(t testing.TB, args ...string) (*os.Process, string) {
+	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +59,7 @@ func startServer(t testing.TB, args ...string) string {
 	if err != nil {
 		t.Fatalf("Xvfb did not start: %v", err)
 	}
-	return ":" + strings.TrimSpace(number)
+	return cmd.Process, ":" + strings.TrimSpace(number)
 }
 
 // run starts a command and ends it with the test.
