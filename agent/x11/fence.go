@@ -1,13 +1,14 @@
 package x11
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,7 +23,8 @@ import (
 //
 // A window that does not speak it, xterm above all, belongs to a process, which the server knows. A
 // process that has read all its events sleeps until the next one: when the server has nothing left
-// to send and every thread is seen asleep several times running, the strokes have been taken in.
+// to send and every thread is seen in the same sleep several times running, the strokes have been
+// taken in.
 // Where the process cannot be seen, there is only waiting, and few rebindings matter most.
 
 const (
@@ -34,7 +36,7 @@ const (
 	// be found out.
 	quietTime   = 150 * time.Millisecond
 	quietStroke = 500 * time.Microsecond
-	// An application is idle when it is seen asleep so many times, so far apart.
+	// An application is idle when it is seen in the same sleep so many times more, so far apart.
 	idleGlances = 5
 	idleGlance  = 5 * time.Millisecond
 )
@@ -202,14 +204,19 @@ func (d *Display) answer(ctx context.Context, topLevel xproto.Window) error {
 
 // idle waits until a process has read its events.
 func (d *Display) idle(ctx context.Context, process uint32) error {
-	for glances := 0; glances < idleGlances; glances++ {
+	var before uint64
+	for glances := 0; glances <= idleGlances; glances++ {
 		// Two round trips: the server writes what it has for all clients between them.
 		for range 2 {
 			if _, err := xproto.GetInputFocus(d.x).Reply(); err != nil {
 				return nil
 			}
 		}
-		if !asleep(process) {
+		asleep, naps := rest(process)
+		if !asleep || naps != before {
+			glances, before = 0, naps // the first of a new series
+		}
+		if !asleep {
 			glances = -1
 		}
 		if err := d.pause(ctx, idleGlance); err != nil {
@@ -219,20 +226,30 @@ func (d *Display) idle(ctx context.Context, process uint32) error {
 	return nil
 }
 
-// asleep tells whether every thread of a process waits for something. One that has ended does.
-func asleep(process uint32) bool {
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", process))
+// rest tells whether every thread of a process waits for something, as all do when it has ended,
+// and how often they have begun to wait. The number matters as much: a process that asks the server
+// one question after another is mostly seen waiting, for an answer.
+func rest(process uint32) (asleep bool, naps uint64) {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", process))
+	asleep = true
 	for _, thread := range threads {
-		stat, err := os.ReadFile(thread)
+		status, err := os.ReadFile(thread)
 		if err != nil {
 			continue
 		}
-		// The name before the state is in brackets and may have brackets itself.
-		if i := bytes.LastIndexByte(stat, ')'); i >= 0 && i+2 < len(stat) && (stat[i+2] == 'R' || stat[i+2] == 'D') {
-			return false
+		for line := range strings.Lines(string(status)) {
+			name, value, _ := strings.Cut(line, ":")
+			value = strings.TrimSpace(value)
+			switch name {
+			case "State":
+				asleep = asleep && !strings.HasPrefix(value, "R") && !strings.HasPrefix(value, "D")
+			case "voluntary_ctxt_switches":
+				n, _ := strconv.ParseUint(value, 10, 64)
+				naps += n
+			}
 		}
 	}
-	return true
+	return asleep, naps
 }
 
 // ping sends one to a window.
