@@ -166,7 +166,7 @@ func (c click) do(ctx context.Context, d *Display) error {
 type move desktop.Point
 
 func checkMove(a desktop.Move, size desktop.Size) (step, error) {
-	p := desktop.Point{X: a.X, Y: a.Y}
+	p := desktop.Point(a)
 	return move(p), checkPoint("x,y", p, size)
 }
 
@@ -390,21 +390,10 @@ func (d *Display) follow(ctx context.Context, source reader) error {
 	if source.topLevel == 0 {
 		return d.pause(ctx, dragMoment)
 	}
-	answered, forget, err := d.ping(source.topLevel)
-	if err != nil {
-		return ctx.Err()
-	}
-	defer forget()
-	timer := time.NewTimer(dragPatience)
-	defer timer.Stop()
-	select {
-	case <-answered:
-	case <-timer.C:
-	case <-d.done:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	return nil
+	limited, cancel := context.WithTimeout(ctx, dragPatience)
+	defer cancel()
+	d.answer(limited, source.topLevel)
+	return ctx.Err()
 }
 
 // interpolate is the places that a drag goes through after its start: the first pixels singly,
