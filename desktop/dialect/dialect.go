@@ -76,13 +76,14 @@ type Step struct {
 	Act    *desktop.Action
 	Pause  time.Duration
 	Look   *Look
-	Cursor bool // ask where the pointer is
-	Exec   *desktop.Exec
+	Cursor bool          // ask where the pointer is
+	Exec   *desktop.Exec // a command, which has failed when its exit code is not zero
 }
 
 // Look is a picture to take.
 type Look struct {
-	// Region is a part of the display, in real pixels; nil is all of it.
+	// Region is a part of the display, in real pixels; nil is all of it. Whoever zooms in wants to see
+	// every pixel of it: it is scaled down only where it exceeds the model's budget itself.
 	Region *image.Rectangle
 	// SettleMs is how long to wait for the display to come to rest, at most; nil leaves it to the
 	// request.

@@ -2,7 +2,6 @@ package dialect
 
 import (
 	"errors"
-	"fmt"
 	"testing"
 	"unicode/utf8"
 
@@ -114,7 +113,7 @@ func checkStep(t *testing.T, s Step, display desktop.Size) {
 	if a.Press != nil {
 		parts++
 		if n := len(a.Press.Keys); n == 0 || n > desktop.MaxKeys || a.Press.HoldMs > desktop.MaxHoldMs || a.Press.Repeat > desktop.MaxRepeat {
-			t.Fatal(fmt.Sprintf("press %.200v", a.Press))
+			t.Fatalf("press %.200v", a.Press)
 		}
 		for _, keys := range a.Press.Keys {
 			if keys == "" {
