@@ -1,6 +1,7 @@
 package desktop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 // Config is how a Manager works. Zero durations take the defaults.
 type Config struct {
 	Tiers        []Tier
+	DefaultTier  string // of a draft that names none, unless its owner's is smaller
 	DefaultImage string
 	Network      string // of a draft that names none
 
@@ -231,12 +233,14 @@ func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record 
 	if err != nil {
 		return Record{}, 0, err
 	}
-	tier := ownerTier
-	if draft.Tier != "" {
-		if tier, err = findTier(m.config.Tiers, draft.Tier); err != nil {
-			return Record{}, 0, err
-		}
-		if !caller.Local && (tier.VCPUs > ownerTier.VCPUs || tier.MemoryBytes > ownerTier.MemoryBytes || tier.DiskBytes > ownerTier.DiskBytes) {
+	tier, err := findTier(m.config.Tiers, cmp.Or(draft.Tier, m.config.DefaultTier))
+	if err != nil {
+		return Record{}, 0, err
+	}
+	if !caller.Local && tier.exceeds(ownerTier) {
+		if draft.Tier == "" {
+			tier = ownerTier
+		} else {
 			return Record{}, 0, Errorf(Invalid, "tier %s is larger than yours, which is %s", tier.Name, ownerTier.Name)
 		}
 	}
