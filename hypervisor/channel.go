@@ -76,17 +76,22 @@ func (h *Host) OpenAgent(ctx context.Context, id string) (io.ReadWriteCloser, er
 	stop := context.AfterFunc(h.ctx, cancel)
 	defer stop()
 
-	// libvirt does not tell a stream that another has taken the channel from it, so the former one
-	// is closed here first.
+	// One opener at a time, and the former stream is closed first: libvirt would not tell it that
+	// another has taken the channel.
+	unlock, err := h.openers.lock(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("open the agent's channel: %w", err)
+	}
+	defer unlock()
+	c, err := dialRemote(ctx, h.opts.URI)
+	if err != nil {
+		return nil, err
+	}
 	h.mu.Lock()
 	former := h.channels[id]
 	h.mu.Unlock()
 	if former != nil {
 		former.Close()
-	}
-	c, err := dialRemote(ctx, h.opts.URI)
-	if err != nil {
-		return nil, err
 	}
 	if err := c.openChannel(ctx, h.opts.domainName(id), machineUUID(id), AgentPort); err != nil {
 		c.Close()
@@ -101,12 +106,8 @@ func (h *Host) OpenAgent(ctx context.Context, id string) (io.ReadWriteCloser, er
 	}
 	h.mu.Lock()
 	closed := h.closed
-	former = h.channels[id]
 	h.channels[id] = c
 	h.mu.Unlock()
-	if former != nil { // two openers at once: this one was later
-		former.Close()
-	}
 	if closed {
 		c.Close()
 		return nil, desktop.Errorf(desktop.Unavailable, "the hypervisor's connection is closed")
@@ -239,24 +240,46 @@ func (c *channel) login(uri string) error {
 	return nil
 }
 
+// takeoverTime is how long a channel may stay held by another before it is taken by force.
+const takeoverTime = 3 * time.Second
+
+// openChannel opens the stream. The channel may still be held: by the connection that was closed
+// just now, which libvirtd lets go in a moment, or by another program, from which it is taken.
+// Force is never used on the former: libvirtd (9.0 at least) crashes when a stream is taken while
+// the connection of it is being torn down.
 func (c *channel) openChannel(ctx context.Context, domain string, uuid [16]byte, port string) error {
-	var args xdr
-	args.putString(domain)
-	args.data = append(args.data, uuid[:]...)
-	args.putUint32(0xffffffff) // the domain's number: not known
-	args.putOptional(port)
-	args.putUint32(channelForce)
-	err := c.bounded(ctx, func() error {
-		_, err := c.call(procOpenChannel, args.data)
-		return err
-	})
 	var refused *remoteError
+	err := c.bounded(ctx, func() error {
+		began, wait := time.Now(), time.Millisecond
+		for {
+			var args xdr
+			args.putString(domain)
+			args.data = append(args.data, uuid[:]...)
+			args.putUint32(0xffffffff) // the domain's number: not known
+			args.putOptional(port)
+			force := uint32(0)
+			if time.Since(began) > takeoverTime {
+				force = channelForce
+			}
+			args.putUint32(force)
+			_, err := c.call(procOpenChannel, args.data)
+			if !errors.As(err, &refused) || refused.code != errOperationFailed || force != 0 {
+				return err
+			}
+			select {
+			case <-time.After(wait):
+				wait = min(wait*2, 100*time.Millisecond)
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
 	switch {
 	case err == nil:
 		c.proc = procOpenChannel
 		return nil
 	case !errors.As(err, &refused):
-		return fmt.Errorf("open the agent's channel: %w", err)
+		return &desktop.Error{Code: desktop.Unavailable, Message: "libvirt does not open the agent's channel", RetryAfter: time.Second, Err: err}
 	case refused.code == errNoDomain:
 		return desktop.Errorf(desktop.NotFound, "there is no machine %s", domain)
 	default: // off, or going off
@@ -264,8 +287,11 @@ func (c *channel) openChannel(ctx context.Context, domain string, uuid [16]byte,
 	}
 }
 
-// errNoDomain is VIR_ERR_NO_DOMAIN.
-const errNoDomain = 42
+// Numbers of libvirt's errors.
+const (
+	errOperationFailed = 9 // the channel is held
+	errNoDomain        = 42
+)
 
 // remoteError is a refusal of the daemon's.
 type remoteError struct {
