@@ -18,6 +18,8 @@ import (
 type Display interface {
 	// Act does the actions in order and stops at the first error. Calls do not overlap.
 	Act(ctx context.Context, actions []desktop.Action) (desktop.Acted, error)
+	// Release lets go of what actions have left pressed.
+	Release(ctx context.Context) error
 	// Capture takes the display's pixels and its cursor.
 	Capture(ctx context.Context) (*desktop.Frame, error)
 	// Size is the display's size now.

@@ -45,6 +45,9 @@ type Options struct {
 	Log    *slog.Logger
 }
 
+// releaseWait bounds the letting go at a session's end.
+const releaseWait = 5 * time.Second
+
 // ErrReplaced is Serve's error when the host has delivered another agent, which is to be started in
 // the place of this one.
 var ErrReplaced = errors.New("another agent has been delivered")
@@ -177,12 +180,26 @@ func (g *guest) session(ctx context.Context, w *wire, self peer, handler http.Ha
 	up.CloseIdleConnections()
 	m.close()
 	<-ending
+	g.release(ctx)
 	g.log.Info("the session with the host has ended")
 	select {
 	case <-g.replaced:
 		return ErrReplaced
 	default:
 		return nil
+	}
+}
+
+// release lets go of what the host that has gone left pressed: the next one does not know of it.
+func (g *guest) release(ctx context.Context) {
+	display, err := g.screen.display()
+	if err != nil {
+		return // with the display's end everything was let go of
+	}
+	ctx, cancel := context.WithTimeout(ctx, releaseWait)
+	defer cancel()
+	if err := display.Release(ctx); err != nil {
+		g.log.Warn("keys or buttons may have stayed pressed", "error", err)
 	}
 }
 

@@ -26,6 +26,8 @@ type display struct {
 	frame   *desktop.Frame
 	changed chan struct{}
 	done    chan struct{}
+
+	releases atomic.Int32
 }
 
 func newDisplay() *display {
@@ -36,6 +38,10 @@ func newDisplay() *display {
 
 func (d *display) Act(ctx context.Context, actions []desktop.Action) (desktop.Acted, error) {
 	return d.act(ctx, actions)
+}
+func (d *display) Release(context.Context) error {
+	d.releases.Add(1)
+	return nil
 }
 func (d *display) Capture(context.Context) (*desktop.Frame, error) { return d.frame, nil }
 func (d *display) Size() desktop.Size                              { return *d.size.Load() }
@@ -149,6 +155,18 @@ func TestAct(t *testing.T) {
 		t.Errorf("cancelled, the error is %v", err)
 	}
 	wait(t, ended, "the display's hearing of it")
+}
+
+// What a host left pressed is let go of when its session ends.
+func TestSessionEndReleases(t *testing.T) {
+	d := newDisplay()
+	a := pair(t, d)
+	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready })
+	if n := d.releases.Load(); n != 0 {
+		t.Errorf("released %d times within the session", n)
+	}
+	a.Close()
+	poll(t, "the release", func() bool { return d.releases.Load() == 1 })
 }
 
 func TestCapture(t *testing.T) {

@@ -28,8 +28,8 @@ type step interface {
 
 // Act does the actions in order and stops at the first error. All of them are checked before the
 // first is done. Actions of concurrent calls are never interleaved. When it returns, the server has
-// dealt with all the input, and nothing that it pressed is pressed any more, except a button by
-// the action "down".
+// dealt with all the input, and nothing that it pressed is pressed any more, except what the action
+// "down" of a click or a press asked for.
 //
 // It returns soon after ctx ends. Errors are desktop.Invalid for what can never succeed, with the
 // "index" of the action in Details when there are several.
