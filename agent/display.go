@@ -22,6 +22,8 @@ type Display interface {
 	Release(ctx context.Context) error
 	// Capture takes the display's pixels and its cursor.
 	Capture(ctx context.Context) (*desktop.Frame, error)
+	// Cursor is the pointer's picture and place, nil while it is hidden.
+	Cursor(ctx context.Context) (*desktop.Cursor, error)
 	// Size is the display's size now.
 	Size() desktop.Size
 	// Changed delivers when Size may have changed.

@@ -74,6 +74,7 @@
 //	               height of the cursor's image, 0 for none; its hot spot's x, y; where that spot is
 //	               on the display, x, y), the display's pixels, the cursor's; pixels are R, G, B, A of
 //	               8 bits, row by row, the cursor's premultiplied with alpha
+//	GET /cursor    the last six of those numbers, and the cursor's pixels
 //	POST /exec     desktop.Exec in JSON; answers chunks as the command produces them: kind (1 byte),
 //	               length (4 bytes, at most 65536), content. Kinds: 1 standard output, 2 standard
 //	               error, and at the end either 3, desktop.ExecResult in JSON without output, or

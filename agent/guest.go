@@ -239,6 +239,7 @@ func (g *guest) routes() http.Handler {
 	mux.HandleFunc("GET "+routeStatus, g.serveStatus)
 	mux.HandleFunc("POST "+routeAct, g.serveAct)
 	mux.HandleFunc("GET "+routeCapture, g.serveCapture)
+	mux.HandleFunc("GET "+routeCursor, g.serveCursor)
 	mux.HandleFunc("POST "+routeExec, g.serveExec)
 	mux.HandleFunc("PUT "+routeAgent, g.servePut)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -301,6 +302,22 @@ func (g *guest) serveCapture(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := writeCapture(w, f); err != nil {
 		g.log.Debug("a picture was not taken", "error", err)
+	}
+}
+
+func (g *guest) serveCursor(w http.ResponseWriter, r *http.Request) {
+	display, err := g.screen.display()
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	c, err := display.Cursor(r.Context())
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	if err := writeCursor(w, c); err != nil {
+		g.log.Debug("a cursor was not taken", "error", err)
 	}
 }
 

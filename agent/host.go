@@ -353,6 +353,22 @@ func (s *session) Capture(ctx context.Context) (*desktop.Frame, error) {
 	return f, nil
 }
 
+// Cursor implements desktop.Agent.
+func (s *session) Cursor(ctx context.Context) (*desktop.Cursor, error) {
+	ctx, cancel := within(ctx, captureWait, "the cursor")
+	defer cancel()
+	response, err := s.do(ctx, http.MethodGet, routeCursor, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	c, err := readCursor(response.Body)
+	if err != nil {
+		return nil, s.lost(ctx, fmt.Errorf("reading the cursor: %w", err))
+	}
+	return c, nil
+}
+
 // Exec implements desktop.Agent.
 func (s *session) Exec(ctx context.Context, command desktop.Exec, output func(desktop.Stream, []byte)) (desktop.ExecResult, error) {
 	limit := command.Timeout
