@@ -69,7 +69,7 @@
 //
 //	GET /status    desktop.AgentStatus in JSON, one line now and one with each change, without end;
 //	               a line has at most 64 KiB
-//	POST /act      {"actions": [desktop.Action…]}; answers desktop.Acted
+//	POST /act      {"actions": [desktop.Action…]}; answers desktop.Acted, and "synced" when it is
 //	GET /capture   the picture: eight 32-bit numbers (width and height of the display; width and
 //	               height of the cursor's image, 0 for none; its hot spot's x, y; where that spot is
 //	               on the display, x, y), the display's pixels, the cursor's; pixels are R, G, B, A of

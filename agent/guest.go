@@ -286,7 +286,7 @@ func (g *guest) serveAct(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	json.NewEncoder(w).Encode(acted) // a host that is gone needs no answer
+	json.NewEncoder(w).Encode(actAnswer{acted, acted.Synced}) // a host that is gone needs no answer
 }
 
 func (g *guest) serveCapture(w http.ResponseWriter, r *http.Request) {

@@ -100,8 +100,8 @@ func TestAct(t *testing.T) {
 	a := pair(t, d)
 	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready })
 
-	want := []desktop.Action{{Move: &desktop.Move{X: 3, Y: 4}}, {Type: &desktop.Type{Text: "häß\n"}}}
-	answer := desktop.Acted{Cursor: desktop.Point{X: 3, Y: 4}, Display: d.Size(), TookMs: 1.5}
+	want := []desktop.Action{{Move: &desktop.Move{X: 3, Y: 4}}, {Type: &desktop.Type{Text: "häß\n"}}, {Sync: &desktop.Sync{MaxMs: 5}}}
+	answer := desktop.Acted{Cursor: desktop.Point{X: 3, Y: 4}, Display: d.Size(), TookMs: 1.5, Synced: true}
 	var busy atomic.Int32
 	d.act = func(_ context.Context, got []desktop.Action) (desktop.Acted, error) {
 		if busy.Add(1) != 1 {

@@ -51,6 +51,11 @@ type actRequest struct {
 	Actions []desktop.Action `json:"actions"`
 }
 
+type actAnswer struct {
+	desktop.Acted
+	Synced bool `json:"synced,omitempty"`
+}
+
 // failure is an error on the wire.
 type failure struct {
 	Code    desktop.Code   `json:"code"`

@@ -19,6 +19,7 @@ type hands struct {
 	keys    []byte         // keycodes held by the action under way, in the order pressed
 	buttons []byte         // physical buttons held by it
 	goal    *desktop.Point // where the call under way last put the pointer
+	clicked bool           // it has released a button
 
 	staying        []staying // keys, in the order pressed
 	stayingButtons []byte
@@ -113,6 +114,7 @@ func (h *hands) buttonUp(button byte) {
 		h.buttons = slices.Delete(h.buttons, i, i+1)
 	}
 	h.stayingButtons = slices.DeleteFunc(h.stayingButtons, func(b byte) bool { return b == button })
+	h.clicked = true
 	h.fake(xproto.ButtonRelease, button)
 }
 

@@ -237,6 +237,8 @@ func TestRefusals(t *testing.T) {
 		{`{"scroll":{"deltaY":1001}}`, "deltaY is 1001"},
 		{`{"type":{"text":"ab\u0007"}}`, "position 2"},
 		{`{"type":{"text":"a","delayMs":1001}}`, "delayMs is 1001"},
+		{`{"sync":{"maxMs":10001}}`, "maxMs is 10001"},
+		{`{"sync":{},"move":{"x":1,"y":1}}`, "exactly one of"},
 		{`{"press":{"keys":[]}}`, "no key"},
 		{`{"press":{"keys":["Retrun"]}}`, "did you mean Return?"},
 		{`{"press":{"keys":["a"],"repeat":101}}`, "repeat is 101"},
