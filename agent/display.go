@@ -1,0 +1,190 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"bureau/desktop"
+)
+
+// Display is a connection to the guest's display, as the agent needs it.
+type Display interface {
+	// Act does the actions in order and stops at the first error. Calls do not overlap.
+	Act(ctx context.Context, actions []desktop.Action) (desktop.Acted, error)
+	// Capture takes the display's pixels and its cursor.
+	Capture(ctx context.Context) (*desktop.Frame, error)
+	// Size is the display's size now.
+	Size() desktop.Size
+	// Changed delivers when Size may have changed.
+	Changed() <-chan struct{}
+	// Done is closed when the connection has ended.
+	Done() <-chan struct{}
+	Close() error
+}
+
+// OpenDisplay connects to the display. An error says what is not there yet.
+type OpenDisplay func(ctx context.Context) (Display, error)
+
+const (
+	displayWait    = 15 * time.Second // for one attempt to connect
+	addressesEvery = 2 * time.Second
+)
+
+// screen keeps a connection to the display, and with it what the agent tells of itself.
+type screen struct {
+	open OpenDisplay
+	log  *slog.Logger
+
+	mu      sync.Mutex
+	current Display // nil when there is none
+	status  desktop.AgentStatus
+	changed chan struct{} // closed, and replaced, with each change of status
+}
+
+func newScreen(open OpenDisplay, version string, log *slog.Logger) *screen {
+	if open == nil {
+		open = func(context.Context) (Display, error) { return nil, errors.New("this agent has no display") }
+	}
+	return &screen{
+		open: open, log: log, changed: make(chan struct{}),
+		status: desktop.AgentStatus{
+			Reason: "the display has not answered yet", Version: version,
+			BootID: bootID(), Addresses: addresses(),
+		},
+	}
+}
+
+// run keeps the display connected, and the status true, until ctx ends.
+func (s *screen) run(ctx context.Context) {
+	var working sync.WaitGroup
+	defer working.Wait()
+	working.Go(func() { s.watchAddresses(ctx) })
+	const shortest, longest = 100 * time.Millisecond, 2 * time.Second
+	pause := shortest
+	for {
+		attempt, cancel := context.WithTimeout(ctx, displayWait)
+		display, err := s.open(attempt)
+		cancel()
+		if err == nil {
+			pause = shortest
+			s.hold(ctx, display)
+		} else {
+			s.update(nil, func(status *desktop.AgentStatus) {
+				status.Ready, status.Reason = false, cleanLine("the display does not answer: "+err.Error(), maxMessage)
+			})
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+			pause = min(pause*3/2, longest)
+		}
+	}
+}
+
+// hold offers a display until it ends.
+func (s *screen) hold(ctx context.Context, display Display) {
+	defer display.Close()
+	ready := func(status *desktop.AgentStatus) {
+		status.Ready, status.Reason, status.Display = true, "", display.Size()
+	}
+	s.update(display, ready)
+	s.log.Info("the display answers", "size", display.Size())
+	defer s.update(nil, func(status *desktop.AgentStatus) {
+		status.Ready, status.Reason = false, "the display has gone"
+	})
+	for {
+		select {
+		case <-display.Changed():
+			s.update(display, ready)
+		case <-display.Done():
+			s.log.Warn("the display has gone")
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *screen) update(current Display, change func(*desktop.AgentStatus)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.current = current
+	s.changeLocked(change)
+}
+
+func (s *screen) changeLocked(change func(*desktop.AgentStatus)) {
+	was := s.status
+	change(&s.status)
+	now := s.status
+	if was.Ready == now.Ready && was.Reason == now.Reason && was.Display == now.Display &&
+		slices.Equal(was.Addresses, now.Addresses) {
+		return
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// now is the status, and a channel that is closed when there is a newer one.
+func (s *screen) now() (desktop.AgentStatus, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status, s.changed
+}
+
+// display is the connected display, Unavailable when there is none.
+func (s *screen) display() (Display, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current == nil {
+		return nil, desktop.Errorf(desktop.Unavailable, "the desktop's display is not ready: %s", s.status.Reason)
+	}
+	return s.current, nil
+}
+
+func (s *screen) watchAddresses(ctx context.Context) {
+	ticker := time.NewTicker(addressesEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		found := addresses()
+		s.mu.Lock()
+		s.changeLocked(func(status *desktop.AgentStatus) { status.Addresses = found })
+		s.mu.Unlock()
+	}
+}
+
+// addresses are this machine's own, without loopback and link-local ones.
+func addresses() []string {
+	var found []string
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	for _, a := range all {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+			found = append(found, n.IP.String())
+		}
+	}
+	slices.Sort(found)
+	return found[:min(len(found), maxAddress)]
+}
+
+func bootID() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
+}

@@ -1,0 +1,438 @@
+package agent
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bureau/desktop"
+)
+
+// How long the host gives a guest, beyond the caller's own patience.
+const (
+	firstStatusWait = 15 * time.Second
+	actWait         = 30 * time.Minute // the longest batch of drags and typing
+	captureWait     = 30 * time.Second
+	deliverWait     = 5 * time.Minute
+	execGrace       = 20 * time.Second // beyond the command's own time limit
+	statusPause     = 10 * time.Millisecond
+)
+
+// Connector makes sessions with agents. It implements desktop.AgentConnector.
+type Connector struct {
+	// Binary is the path of the host's own executable, which guests that run another one are
+	// given: "/proc/self/exe", which stays right when the file is replaced. When it is empty any
+	// agent will do.
+	Binary string
+	// Handler answers requests that guests make. May be nil.
+	Handler http.Handler
+	Log     *slog.Logger
+
+	sum struct {
+		sync.Mutex
+		of    os.FileInfo
+		value [32]byte
+	}
+}
+
+var _ desktop.AgentConnector = (*Connector)(nil)
+
+// Connect shakes hands, delivers the host's binary when the guest runs another one, and returns
+// when the agent has told its status. It waits for a guest that is still booting until ctx ends.
+func (c *Connector) Connect(ctx context.Context, pipe io.ReadWriteCloser) (desktop.Agent, error) {
+	w := newWire(pipe, false)
+	a, err := c.connect(ctx, w)
+	if err != nil {
+		w.close()
+		return nil, fmt.Errorf("connecting to the agent: %w", err)
+	}
+	return a, nil
+}
+
+func (c *Connector) connect(ctx context.Context, w *wire) (desktop.Agent, error) {
+	log := c.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	want, err := c.checksum()
+	if err != nil {
+		return nil, err
+	}
+	for delivered := false; ; delivered = true {
+		l := w.leg()
+		began := time.Now()
+		p, err := greet(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		m, err := newMux(l, true, log)
+		if err != nil {
+			return nil, err
+		}
+		log.Debug("agent shook hands", "version", p.version, "took", time.Since(began))
+		switch {
+		case c.Binary == "" || p.binary == want:
+			s, err := newSession(ctx, w, m, c.Handler, log)
+			if err != nil {
+				m.close()
+				return nil, err
+			}
+			return s, nil
+		case delivered:
+			m.close()
+			return nil, desktop.Errorf(desktop.Unavailable,
+				"the desktop's agent is %s still, after this bureau's own was delivered to it: restart the desktop", p.version)
+		}
+		log.Info("delivering this bureau to a desktop whose agent is another", "version", p.version)
+		err = c.deliver(ctx, m, want)
+		m.close()
+		if err != nil {
+			return nil, fmt.Errorf("delivering the agent: %w", err)
+		}
+	}
+}
+
+// checksum is the sha256 of the host's binary, computed anew when the file changes.
+func (c *Connector) checksum() ([32]byte, error) {
+	if c.Binary == "" {
+		return [32]byte{}, nil
+	}
+	c.sum.Lock()
+	defer c.sum.Unlock()
+	info, err := os.Stat(c.Binary)
+	if err != nil {
+		return [32]byte{}, fmt.Errorf("looking at the agent's binary: %w", err)
+	}
+	if was := c.sum.of; was != nil && os.SameFile(was, info) &&
+		was.Size() == info.Size() && was.ModTime().Equal(info.ModTime()) {
+		return c.sum.value, nil
+	}
+	sum, err := fileSum(c.Binary)
+	if err != nil {
+		return sum, err
+	}
+	c.sum.of, c.sum.value = info, sum
+	return sum, nil
+}
+
+func fileSum(path string) (sum [32]byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return sum, fmt.Errorf("reading the agent's binary: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return sum, fmt.Errorf("reading the agent's binary: %w", err)
+	}
+	h.Sum(sum[:0])
+	return sum, nil
+}
+
+// deliver puts the host's binary in the place of the guest's agent, which starts it when the
+// session ends.
+func (c *Connector) deliver(ctx context.Context, m *mux, sum [32]byte) error {
+	f, err := os.Open(c.Binary)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, deliverWait)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://agent"+routeAgent, f)
+	if err != nil {
+		return err
+	}
+	request.ContentLength = info.Size()
+	request.Header.Set(sumHeader, hex.EncodeToString(sum[:]))
+	transport := m.transport()
+	defer transport.CloseIdleConnections()
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusNoContent {
+		return readError(response.Body)
+	}
+	return nil
+}
+
+// session is the host's end of a session. It implements desktop.Agent.
+type session struct {
+	wire      *wire
+	mux       *mux
+	transport *http.Transport
+	log       *slog.Logger
+
+	status  atomic.Pointer[desktop.AgentStatus]
+	changed chan struct{}
+	serial  atomic.Uint64
+
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+var _ desktop.Agent = (*session)(nil)
+
+// newSession returns when the guest has told its status. On an error the wire is the caller's.
+func newSession(ctx context.Context, w *wire, m *mux, handler http.Handler, log *slog.Logger) (*session, error) {
+	life, cancel := context.WithCancel(context.Background())
+	s := &session{
+		wire: w, mux: m, transport: m.transport(), log: log,
+		changed: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}),
+	}
+	lines, err := s.firstStatus(ctx, life)
+	if err != nil {
+		cancel()
+		s.transport.CloseIdleConnections()
+		return nil, err
+	}
+	if handler == nil {
+		handler = http.NotFoundHandler()
+	}
+	var working sync.WaitGroup
+	working.Go(func() { m.serve(life, handler, log) })
+	working.Go(func() {
+		s.follow(lines)
+		m.close() // a session without its status is none
+	})
+	go func() {
+		<-m.done()
+		cancel()
+		w.close()
+		m.close()
+		working.Wait()
+		s.transport.CloseIdleConnections()
+		close(s.done)
+	}()
+	return s, nil
+}
+
+// statusLines is the answer to /status, read line by line.
+type statusLines struct {
+	scanner *bufio.Scanner
+	close   context.CancelFunc
+}
+
+func (l *statusLines) next() (desktop.AgentStatus, error) {
+	var status desktop.AgentStatus
+	if !l.scanner.Scan() {
+		if err := l.scanner.Err(); err != nil {
+			return status, err
+		}
+		return status, io.ErrUnexpectedEOF
+	}
+	if err := json.Unmarshal(l.scanner.Bytes(), &status); err != nil {
+		return status, fmt.Errorf("a status that cannot be read: %w", err)
+	}
+	return cleanStatus(status), nil
+}
+
+// firstStatus asks for the status, for life, and waits for its first line.
+func (s *session) firstStatus(ctx, life context.Context) (*statusLines, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, firstStatusWait,
+		desktop.Errorf(desktop.Unavailable, "the desktop's agent has shaken hands and tells no status"))
+	defer cancel()
+	life, abort := context.WithCancel(life)
+	stop := context.AfterFunc(ctx, abort)
+	fail := func(err error) (*statusLines, error) {
+		abort()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
+	response, err := s.do(life, http.MethodGet, routeStatus, nil)
+	if err != nil {
+		return fail(err)
+	}
+	lines := &statusLines{
+		scanner: bufio.NewScanner(response.Body),
+		close:   func() { abort(); response.Body.Close() },
+	}
+	lines.scanner.Buffer(make([]byte, 4096), maxStatus)
+	status, err := lines.next()
+	if err != nil || !stop() {
+		lines.close()
+		return fail(err)
+	}
+	s.status.Store(&status)
+	return lines, nil
+}
+
+// follow reads the status until the session ends.
+func (s *session) follow(lines *statusLines) {
+	defer lines.close()
+	for {
+		status, err := lines.next()
+		if err != nil {
+			s.log.Debug("the agent's status ended", "error", err)
+			return
+		}
+		s.status.Store(&status)
+		notify(s.changed)
+		// A guest that reports without end is read at a bounded pace.
+		select {
+		case <-time.After(statusPause):
+		case <-s.mux.done():
+			return
+		}
+	}
+}
+
+func (s *session) Status() desktop.AgentStatus { return *s.status.Load() }
+func (s *session) Changed() <-chan struct{}    { return s.changed }
+func (s *session) Done() <-chan struct{}       { return s.done }
+
+func (s *session) Close() error {
+	s.mux.close()
+	<-s.done
+	return nil
+}
+
+// do makes a request. The answer is one of success; its body is the caller's to close.
+func (s *session) do(ctx context.Context, method, route string, message any) (*http.Response, error) {
+	var body io.Reader
+	if message != nil {
+		data, err := json.Marshal(message)
+		if err != nil {
+			return nil, fmt.Errorf("writing the request: %w", err)
+		}
+		body = bytes.NewReader(data)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, "http://agent"+route, body)
+	if err != nil {
+		return nil, err
+	}
+	response, err := s.transport.RoundTrip(request)
+	if err != nil {
+		return nil, s.lost(ctx, err)
+	}
+	if response.StatusCode != http.StatusOK {
+		defer response.Body.Close()
+		return nil, readError(response.Body)
+	}
+	return response, nil
+}
+
+// lost makes the caller's error of one that the link had.
+func (s *session) lost(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return desktop.Errorf(desktop.Unavailable, "the desktop's agent went away: %w", err)
+}
+
+// within bounds a call that the guest could draw out for ever.
+func within(ctx context.Context, wait time.Duration, doing string) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, wait,
+		desktop.Errorf(desktop.Unavailable, "the desktop's agent did not finish %s", doing))
+}
+
+// Act implements desktop.Agent.
+func (s *session) Act(ctx context.Context, actions ...desktop.Action) (desktop.Acted, error) {
+	ctx, cancel := within(ctx, actWait, "the input")
+	defer cancel()
+	var acted desktop.Acted
+	response, err := s.do(ctx, http.MethodPost, routeAct, actRequest{actions})
+	if err != nil {
+		return acted, err
+	}
+	defer response.Body.Close()
+	if err := decode(response.Body, maxAnswer, &acted); err != nil {
+		return acted, s.lost(ctx, err)
+	}
+	return acted, nil
+}
+
+// Capture implements desktop.Agent.
+func (s *session) Capture(ctx context.Context) (*desktop.Frame, error) {
+	ctx, cancel := within(ctx, captureWait, "the picture")
+	defer cancel()
+	response, err := s.do(ctx, http.MethodGet, routeCapture, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	f, err := readCapture(response.Body)
+	if err != nil {
+		return nil, s.lost(ctx, fmt.Errorf("reading the picture: %w", err))
+	}
+	f.Serial = s.serial.Add(1)
+	return f, nil
+}
+
+// Exec implements desktop.Agent.
+func (s *session) Exec(ctx context.Context, command desktop.Exec, output func(desktop.Stream, []byte)) (desktop.ExecResult, error) {
+	limit := command.Timeout
+	if limit <= 0 {
+		limit = desktop.DefaultExecTimeout
+	}
+	ctx, cancel := within(ctx, min(limit, desktop.MaxExecTimeout)+execGrace, "the command")
+	defer cancel()
+	var result desktop.ExecResult
+	response, err := s.do(ctx, http.MethodPost, routeExec, command)
+	if err != nil {
+		return result, err
+	}
+	defer response.Body.Close()
+
+	var written [3]int
+	var kept [3]strings.Builder
+	truncated := false
+	buf := make([]byte, maxChunk)
+	for {
+		kind, content, err := readChunk(response.Body, buf)
+		if err != nil {
+			return result, s.lost(ctx, noEOF(err))
+		}
+		switch kind {
+		case chunkStdout, chunkStderr:
+			room := desktop.MaxExecOutput - written[kind]
+			if len(content) > room {
+				content, truncated = content[:room], true
+			}
+			written[kind] += len(content)
+			switch {
+			case len(content) == 0:
+			case output == nil:
+				kept[kind].Write(content)
+			case kind == chunkStdout:
+				output(desktop.Stdout, content)
+			default:
+				output(desktop.Stderr, content)
+			}
+		case chunkExit:
+			if err := json.Unmarshal(content, &result); err != nil {
+				return result, fmt.Errorf("agent: an ending that cannot be read: %w", err)
+			}
+			result.Signal = cleanLine(result.Signal, 32)
+			result.Stdout = strings.ToValidUTF8(kept[chunkStdout].String(), "\uFFFD")
+			result.Stderr = strings.ToValidUTF8(kept[chunkStderr].String(), "\uFFFD")
+			result.Truncated = result.Truncated || truncated
+			return result, nil
+		case chunkError:
+			return result, readError(bytes.NewReader(content))
+		default:
+			return result, s.lost(ctx, errors.New("a chunk of unknown kind"))
+		}
+	}
+}

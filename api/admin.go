@@ -1,0 +1,114 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/mail"
+	"net/url"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"bureau/desktop"
+)
+
+// The bodies of the administration routes.
+type (
+	UserRequest struct {
+		Email string       `json:"email" minLength:"3" maxLength:"254" example:"ada@example.org"`
+		Role  desktop.Role `json:"role,omitempty" enum:"admin,user" default:"user"`
+		Tier  string       `json:"tier,omitempty" maxLength:"64" doc:"The configured default when absent"`
+	}
+	KeyDraft struct {
+		User         string               `json:"user" minLength:"1" maxLength:"254" doc:"Id or e-mail address of the key's user"`
+		Name         string               `json:"name,omitempty" maxLength:"100" doc:"What the key is for"`
+		Capabilities []desktop.Capability `json:"capabilities,omitempty" enum:"desktop:read,desktop:lifecycle,desktop:control,desktop:chat,desktop:manage,desktop:files" uniqueItems:"true" doc:"desktop:read and desktop:chat when absent; they never change"`
+		ExpiresAt    *time.Time           `json:"expiresAt,omitempty" doc:"Never when absent"`
+	}
+	// NewKey is a key with its secret, which nobody sees again.
+	NewKey struct {
+		desktop.Key
+		Secret string `json:"secret" doc:"Shown this once" example:"sk_live_…"`
+	}
+)
+
+func (s *Server) adminRoutes() {
+	type userAnswer struct {
+		Body desktop.User
+	}
+	type usersAnswer struct {
+		Body []desktop.User
+	}
+	type userInput struct {
+		Body UserRequest
+	}
+	register(s, operator, huma.Operation{
+		OperationID: "listUsers", Method: http.MethodGet, Path: "/v1/admin/users", Tags: []string{tagOperator},
+		Summary: "List the users",
+	}, func(ctx context.Context, _ *struct{}) (*usersAnswer, error) {
+		users, err := s.accounts.Users(ctx)
+		return &usersAnswer{append([]desktop.User{}, users...)}, err
+	})
+	register(s, operator, huma.Operation{
+		OperationID: "createUser", Method: http.MethodPost, Path: "/v1/admin/users", Tags: []string{tagOperator},
+		Summary: "Create a user", DefaultStatus: http.StatusCreated,
+		Errors: []int{http.StatusConflict},
+	}, func(ctx context.Context, in *userInput) (*userAnswer, error) {
+		address, err := mail.ParseAddress(in.Body.Email)
+		if err != nil || address.Address != in.Body.Email {
+			return nil, desktop.Errorf(desktop.Invalid, "email: expected an e-mail address")
+		}
+		user, err := s.accounts.CreateUser(ctx, in.Body.Email, in.Body.Role, in.Body.Tier)
+		return &userAnswer{user}, err
+	})
+
+	type keysInput struct {
+		User string `query:"user" doc:"Id or e-mail address; everybody's when absent"`
+	}
+	type keysAnswer struct {
+		Body []desktop.Key
+	}
+	register(s, operator, huma.Operation{
+		OperationID: "listKeys", Method: http.MethodGet, Path: "/v1/admin/keys", Tags: []string{tagOperator},
+		Summary: "List the keys", Description: "Revoked and expired ones, too; never their secrets.",
+		Errors: []int{http.StatusNotFound},
+	}, func(ctx context.Context, in *keysInput) (*keysAnswer, error) {
+		keys, err := s.accounts.Keys(ctx, in.User)
+		return &keysAnswer{append([]desktop.Key{}, keys...)}, err
+	})
+
+	type keyInput struct {
+		Body KeyDraft
+	}
+	type newKeyAnswer struct {
+		Location string `header:"Location"`
+		Body     NewKey
+	}
+	register(s, operator, huma.Operation{
+		OperationID: "createKey", Method: http.MethodPost, Path: "/v1/admin/keys", Tags: []string{tagOperator},
+		Summary: "Create a key", Description: "Its secret is in this answer and nowhere else.",
+		DefaultStatus: http.StatusCreated, Errors: []int{http.StatusNotFound, http.StatusConflict},
+	}, func(ctx context.Context, in *keyInput) (*newKeyAnswer, error) {
+		capabilities := in.Body.Capabilities
+		if capabilities == nil {
+			capabilities = desktop.DefaultCapabilities()
+		}
+		key, secret, err := s.accounts.CreateKey(ctx, in.Body.User, in.Body.Name, capabilities, in.Body.ExpiresAt)
+		return &newKeyAnswer{"/v1/admin/keys/" + url.PathEscape(key.ID), NewKey{key, secret}}, err
+	})
+
+	type keyPath struct {
+		ID string `path:"id" doc:"The key's id" example:"key-9t3w5z7b"`
+	}
+	type keyAnswer struct {
+		Body desktop.Key
+	}
+	register(s, operator, huma.Operation{
+		OperationID: "revokeKey", Method: http.MethodDelete, Path: "/v1/admin/keys/{id}", Tags: []string{tagOperator},
+		Summary: "Revoke a key", Description: "From the next request on. One that is revoked stays as it was.",
+		Errors: []int{http.StatusNotFound},
+	}, func(ctx context.Context, in *keyPath) (*keyAnswer, error) {
+		key, err := s.accounts.RevokeKey(ctx, in.ID)
+		return &keyAnswer{key}, err
+	})
+}

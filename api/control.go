@@ -1,0 +1,268 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"bureau/desktop"
+)
+
+// WithScreenshot is a part of every input action: it can ask for the picture that it leaves behind.
+type WithScreenshot struct {
+	Screenshot *Wanted `json:"screenshot,omitempty" doc:"true, or how it is wanted: answer with the picture after the action, too"`
+}
+
+func (w WithScreenshot) wanted() *Picture {
+	if w.Screenshot == nil {
+		return nil
+	}
+	return w.Screenshot.how
+}
+
+// The bodies of the input actions: the domain's actions, and the picture.
+type (
+	ClickRequest struct {
+		desktop.Click
+		WithScreenshot
+	}
+	MoveRequest struct {
+		desktop.Move
+		WithScreenshot
+	}
+	DragRequest struct {
+		desktop.Drag
+		WithScreenshot
+	}
+	ScrollRequest struct {
+		desktop.Scroll
+		WithScreenshot
+	}
+	TypeRequest struct {
+		desktop.Type
+		WithScreenshot
+	}
+	KeyRequest struct {
+		Key    Keys `json:"key" doc:"A key or a combination such as ctrl+shift+t, or a list of them pressed in order; names are X11's (Return), the DOM's (ArrowUp) or upper-case ones (ENTER), in any case"`
+		Repeat int  `json:"repeat,omitempty" minimum:"1" maximum:"100" default:"1" doc:"How often the whole list is pressed"`
+		HoldMs int  `json:"holdMs,omitempty" minimum:"0" maximum:"60000" doc:"How long each combination is held"`
+		WithScreenshot
+	}
+)
+
+// Keys are key combinations: one string, or a list of them.
+type Keys []string
+
+// UnmarshalJSON takes both forms.
+func (k *Keys) UnmarshalJSON(data []byte) error {
+	var one string
+	if json.Unmarshal(data, &one) == nil && !bytes.Equal(data, []byte("null")) {
+		*k = Keys{one}
+	} else if json.Unmarshal(data, (*[]string)(k)) != nil {
+		return fmt.Errorf("key: expected a string or a list of strings")
+	}
+	if len(*k) == 0 || len(*k) > desktop.MaxKeys {
+		return fmt.Errorf("key: expected 1 to %d combinations", desktop.MaxKeys)
+	}
+	for _, combination := range *k {
+		if combination == "" || len(combination) > 256 {
+			return fmt.Errorf("key: a combination has 1 to 256 characters")
+		}
+	}
+	return nil
+}
+
+// MarshalJSON writes the short form where there is one.
+func (k Keys) MarshalJSON() ([]byte, error) {
+	if len(k) == 1 {
+		return json.Marshal(k[0])
+	}
+	return json.Marshal([]string(k))
+}
+
+// Schema documents both forms; see Wanted.Schema.
+func (*Keys) Schema(huma.Registry) *huma.Schema {
+	one, most, long := 1, desktop.MaxKeys, 256
+	combination := &huma.Schema{Type: huma.TypeString, MinLength: &one, MaxLength: &long}
+	return &huma.Schema{
+		Examples: []any{"ctrl+a"},
+		Extensions: map[string]any{"oneOf": []*huma.Schema{
+			combination, {Type: huma.TypeArray, Items: combination, MinItems: &one, MaxItems: &most},
+		}},
+	}
+}
+
+// Acted is the answer to an input action.
+type Acted struct {
+	desktop.Acted
+	Screenshot *Screenshot `json:"screenshot,omitempty" doc:"The display after the action, when it was asked for"`
+}
+
+type actedAnswer struct {
+	Body Acted
+}
+
+// bodyInput is the input of an input action whose body is required.
+type bodyInput[B any] struct {
+	DesktopPath
+	Body B
+}
+
+// optionalInput is that of one which may have none.
+type optionalInput[B any] struct {
+	DesktopPath
+	Body *B
+}
+
+func (s *Server) controlRoutes() {
+	operation := func(name, summary, description string) huma.Operation {
+		return huma.Operation{
+			OperationID: name, Method: http.MethodPost, Path: desktopPath + "/" + name, Tags: []string{tagControl},
+			Summary: summary, Description: description, Errors: []int{http.StatusConflict},
+		}
+	}
+
+	register(s, needs(desktop.CanControl), operation("click", "Click",
+		"At x, y, or where the pointer is. Outside the display is 400 with its size."),
+		func(ctx context.Context, in *optionalInput[ClickRequest]) (*actedAnswer, error) {
+			body := valueOf(in.Body)
+			if err := pair("x", "y", body.X, body.Y); err != nil {
+				return nil, err
+			}
+			if body.Double {
+				if body.Count > 2 {
+					return nil, desktop.Errorf(desktop.Invalid, "double: contradicts count %d", body.Count)
+				}
+				body.Count = 2
+			}
+			return s.act(ctx, in.ID, desktop.Action{Click: &body.Click}, body.wanted())
+		})
+
+	register(s, needs(desktop.CanControl), operation("move", "Move the pointer", ""),
+		func(ctx context.Context, in *bodyInput[MoveRequest]) (*actedAnswer, error) {
+			return s.act(ctx, in.ID, desktop.Action{Move: &in.Body.Move}, in.Body.wanted())
+		})
+
+	register(s, needs(desktop.CanControl), operation("drag", "Drag",
+		"From a start to an end (startX, startY, endX, endY), or along a path."),
+		func(ctx context.Context, in *bodyInput[DragRequest]) (*actedAnswer, error) {
+			if err := checkDrag(in.Body.Drag); err != nil {
+				return nil, err
+			}
+			return s.act(ctx, in.ID, desktop.Action{Drag: &in.Body.Drag}, in.Body.wanted())
+		})
+
+	register(s, needs(desktop.CanControl), operation("scroll", "Scroll",
+		"A direction and an amount of wheel notches, or signed deltas."),
+		func(ctx context.Context, in *bodyInput[ScrollRequest]) (*actedAnswer, error) {
+			if err := checkScroll(in.Body.Scroll); err != nil {
+				return nil, err
+			}
+			return s.act(ctx, in.ID, desktop.Action{Scroll: &in.Body.Scroll}, in.Body.wanted())
+		})
+
+	typing := operation("type", "Type text", "As a person would, whatever the keyboard layout.")
+	typing.MaxBodyBytes = largeBodyLimit
+	register(s, needs(desktop.CanControl), typing,
+		func(ctx context.Context, in *bodyInput[TypeRequest]) (*actedAnswer, error) {
+			return s.act(ctx, in.ID, desktop.Action{Type: &in.Body.Type}, in.Body.wanted())
+		})
+
+	register(s, needs(desktop.CanControl), operation("key", "Press keys", "One key or combination, or several in order."),
+		func(ctx context.Context, in *bodyInput[KeyRequest]) (*actedAnswer, error) {
+			press := &desktop.Press{Keys: in.Body.Key, Repeat: in.Body.Repeat, HoldMs: in.Body.HoldMs}
+			return s.act(ctx, in.ID, desktop.Action{Press: press}, in.Body.wanted())
+		})
+}
+
+// act does one action and takes the picture after it, when one is wanted.
+func (s *Server) act(ctx context.Context, id string, action desktop.Action, wanted *Picture) (*actedAnswer, error) {
+	caller := callerOf(ctx)
+	if wanted != nil && wanted.Region != (Region{}) {
+		// A region outside the display is the caller's fault, to be found before anything is done.
+		frame, err := s.desktops.Frame(ctx, caller, id)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := wanted.options(frame.Pixels.Bounds()); err != nil {
+			return nil, err
+		}
+	}
+	acted, err := s.desktops.Act(ctx, caller, id, action)
+	if err != nil {
+		return nil, err
+	}
+	answer := &actedAnswer{Acted{Acted: acted}}
+	if wanted == nil {
+		return answer, nil
+	}
+	frame, err := s.desktops.Frame(ctx, caller, id)
+	if err != nil {
+		return nil, afterwards(err)
+	}
+	options, err := wanted.options(frame.Pixels.Bounds())
+	if err != nil {
+		return nil, afterwards(err)
+	}
+	image, err := s.render(frame, options)
+	if err != nil {
+		return nil, afterwards(err)
+	}
+	answer.Body.Screenshot = &Screenshot{ContentType: image.ContentType, Width: image.Width, Height: image.Height, Data: image.Bytes}
+	return answer, nil
+}
+
+// afterwards tells that the action was done all the same, so that nobody does it twice.
+func afterwards(err error) error {
+	code := desktop.CodeOf(err)
+	if code == desktop.Internal {
+		return fmt.Errorf("take the picture after an action: %w", err)
+	}
+	failure := desktop.Errorf(code, "the action was done, but there is no picture: %w", err)
+	failure.Details = map[string]any{"acted": true}
+	return failure
+}
+
+// pair checks that two coordinates are both there or both absent.
+func pair(nameX, nameY string, x, y *int) error {
+	if (x == nil) != (y == nil) {
+		return desktop.Errorf(desktop.Invalid, "%s and %s go together: give both or neither", nameX, nameY)
+	}
+	return nil
+}
+
+func checkDrag(d desktop.Drag) error {
+	ends := 0
+	for _, coordinate := range []*int{d.StartX, d.StartY, d.EndX, d.EndY} {
+		if coordinate != nil {
+			ends++
+		}
+	}
+	switch {
+	case len(d.Path) > 0 && ends > 0:
+		return desktop.Errorf(desktop.Invalid, "path: give either a path or startX, startY, endX and endY")
+	case len(d.Path) == 1:
+		return desktop.Errorf(desktop.Invalid, "path: expected two points or more")
+	case len(d.Path) == 0 && ends < 4:
+		return desktop.Errorf(desktop.Invalid, "expected startX, startY, endX and endY, or a path")
+	}
+	return nil
+}
+
+func checkScroll(c desktop.Scroll) error {
+	if err := pair("x", "y", c.X, c.Y); err != nil {
+		return err
+	}
+	deltas := c.DeltaX != 0 || c.DeltaY != 0
+	switch {
+	case deltas && (c.Direction != "" || c.Amount != nil):
+		return desktop.Errorf(desktop.Invalid, "direction: give either a direction with an amount, or deltaX and deltaY")
+	case !deltas && c.Direction == "":
+		return desktop.Errorf(desktop.Invalid, "direction: expected a direction, or deltaX or deltaY other than 0")
+	}
+	return nil
+}

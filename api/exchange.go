@@ -1,0 +1,142 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"runtime/debug"
+	"time"
+
+	"bureau/desktop"
+)
+
+// exchange is one request and its answer, as the log knows it.
+type exchange struct {
+	id     string
+	log    *slog.Logger // says the id with every line
+	route  string       // the operation's id, once the router has found it
+	caller desktop.Caller
+}
+
+type exchangeKey struct{}
+
+// exchangeOf is the exchange that ctx belongs to; outside of one it is a silent one.
+func exchangeOf(ctx context.Context) *exchange {
+	if x, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
+		return x
+	}
+	return &exchange{log: slog.New(slog.DiscardHandler)}
+}
+
+// writeTimeout is how long one piece of an answer may take to be sent. Each piece has it anew, so
+// that neither an answer that is long in coming nor a long stream is cut off, and a reader that
+// has stopped reading is.
+const writeTimeout = 60 * time.Second
+
+// saneID is a request id that is taken over from the caller.
+var saneID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
+
+func requestID(r *http.Request) string {
+	if id := r.Header.Get("X-Request-Id"); saneID.MatchString(id) {
+		return id
+	}
+	b := make([]byte, 8)
+	rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// serveHTTP is around everything else: it gives the request its id, keeps panics inside and writes
+// the access log, which holds neither bodies nor queries nor keys.
+func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	s.inFlight.Add(1)
+	defer s.inFlight.Done()
+
+	began := time.Now()
+	x := &exchange{id: requestID(r)}
+	x.log = s.log.With("request_id", x.id)
+	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+	out := &recorder{ResponseWriter: w, control: http.NewResponseController(w)}
+
+	header := out.Header()
+	header.Set("X-Request-Id", x.id)
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	header.Set("Referrer-Policy", "no-referrer")
+	header.Set("Cache-Control", "no-store")
+
+	defer func() {
+		fault := recover()
+		if fault != nil && fault != http.ErrAbortHandler {
+			x.log.ErrorContext(r.Context(), "panic", "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
+			if out.status == 0 {
+				s.refuse(out, r, errors.New("panic"))
+				fault = nil
+			} else {
+				fault = http.ErrAbortHandler // the answer is cut off, visibly
+			}
+		}
+		attributes := []slog.Attr{
+			slog.String("method", shorten(r.Method)), slog.String("path", shorten(r.URL.Path)), slog.String("route", x.route),
+			slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Duration("took", time.Since(began)),
+			slog.String("remote", r.RemoteAddr),
+		}
+		switch {
+		case x.caller.Local:
+			attributes = append(attributes, slog.Bool("local", true))
+		case x.caller.Key.ID != "":
+			attributes = append(attributes, slog.String("user", x.caller.User.ID), slog.String("key", x.caller.Key.ID))
+		}
+		x.log.LogAttrs(r.Context(), slog.LevelInfo, "request", attributes...)
+		if fault != nil {
+			panic(fault)
+		}
+	}()
+	s.router.ServeHTTP(out, r)
+	if out.status == 0 {
+		out.WriteHeader(http.StatusOK)
+	}
+}
+
+// recorder notes what was answered and renews the deadline of each write.
+type recorder struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	status  int
+	bytes   int64
+}
+
+// Unwrap lets http.ResponseController through.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *recorder) WriteHeader(status int) {
+	if w.status == 0 || w.status < 200 {
+		w.status = status
+	}
+	w.extend()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *recorder) Write(data []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	w.extend()
+	n, err := w.ResponseWriter.Write(data)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// Flush sends what has been written so far.
+func (w *recorder) Flush() {
+	w.extend()
+	w.control.Flush() // where it cannot, there is nothing to be done about it
+}
+
+func (w *recorder) extend() {
+	w.control.SetWriteDeadline(time.Now().Add(writeTimeout)) // a test's recorder has none
+}

@@ -1,0 +1,155 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// Limits of a connection. There is no limit for a whole request or answer: some take a day. Each
+// body and each write has its own; see body and recorder.
+const (
+	headerTimeout  = 20 * time.Second
+	idleTimeout    = 2 * time.Minute
+	maxHeaderBytes = 64 << 10
+)
+
+// lastMoments is how long a request has to end after its context has.
+const lastMoments = 2 * time.Second
+
+// Serve answers on a TCP listener and on the administration socket, either of which may be nil,
+// until ctx ends. It then takes no further requests, lets those in flight go on for the grace
+// period, ends the rest, and returns nil. It closes the listeners.
+func (s *Server) Serve(ctx context.Context, tcp, administration net.Listener) error {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx)) // of the requests
+	defer cancel()
+	server := &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		BaseContext:       func(net.Listener) context.Context { return work },
+		ConnContext:       markLocal,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	group, running := errgroup.WithContext(ctx)
+	serve := func(name string, listener net.Listener) {
+		group.Go(func() error {
+			if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve on the %s listener: %w", name, err)
+			}
+			return nil
+		})
+	}
+	if tcp != nil {
+		serve("TCP", tcp)
+	}
+	if administration != nil {
+		serve("administration", administrationListener{administration})
+	}
+	group.Go(func() error {
+		<-running.Done()
+		return s.shutDown(server, cancel)
+	})
+	err := group.Wait()
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) shutDown(server *http.Server, cancel context.CancelFunc) error {
+	grace, release := context.WithTimeout(context.Background(), s.grace)
+	defer release()
+	if server.Shutdown(grace) == nil {
+		return nil
+	}
+	s.log.Warn("ending the requests that are still in flight")
+	cancel()
+	last, release := context.WithTimeout(context.Background(), lastMoments)
+	defer release()
+	if server.Shutdown(last) == nil {
+		return nil
+	}
+	server.Close()
+	ended := make(chan struct{})
+	go func() { s.inFlight.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(lastMoments):
+		s.log.Error("a request does not end; leaving it behind")
+	}
+	return nil
+}
+
+// administrationListener marks its connections.
+type administrationListener struct{ net.Listener }
+
+type administrationConn struct {
+	net.Conn
+	socket string // path of the listener
+}
+
+func (l administrationListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return administrationConn{conn, l.Addr().String()}, nil
+}
+
+type localKey struct{}
+
+// markLocal notes that a connection is the operator's: it came in over the administration socket,
+// from root, from the user that the server runs as, or from somebody whom the socket's mode lets in
+// and whom the operator has therefore put into its group. A socket that is open to everybody on the
+// host makes nobody the operator but the first two.
+func markLocal(ctx context.Context, conn net.Conn) context.Context {
+	local, ok := conn.(administrationConn)
+	if !ok {
+		return ctx
+	}
+	uid, err := peer(local.Conn)
+	if err != nil {
+		return ctx
+	}
+	if uid != 0 && uid != os.Geteuid() {
+		info, err := os.Stat(local.socket)
+		if err != nil || info.Mode().Perm()&0o006 != 0 {
+			return ctx
+		}
+	}
+	return context.WithValue(ctx, localKey{}, true)
+}
+
+func isLocal(ctx context.Context) bool { return ctx.Value(localKey{}) != nil }
+
+// peer is the user at the other end of a Unix socket.
+func peer(conn net.Conn) (uid int, err error) {
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return 0, errors.New("not a Unix socket")
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var credentials *unix.Ucred
+	if failure := raw.Control(func(fd uintptr) {
+		credentials, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); failure != nil {
+		return 0, failure
+	}
+	if err != nil {
+		return 0, err
+	}
+	return int(credentials.Uid), nil
+}

@@ -1,0 +1,166 @@
+// Package api is the public HTTP API: routes, authentication and capabilities, limits, problem
+// documents and the OpenAPI document. A handler validates, calls one method of the domain and
+// renders what it returns. Nothing here knows SQL, libvirt or X11.
+//
+// The Go types of the routes are the contract: huma checks requests against them and writes the
+// OpenAPI document from them. A request passes, in this order:
+//
+//	exchange   its id, the access log, panics              (exchange.go)
+//	router     404 and 405                                 (server.go)
+//	guard      who is it, how often, may it                (route.go)   401, 429, 403
+//	existence  is there such a desktop, for this caller    (route.go)   404
+//	body       read within its limits, then validated      (route.go)   400, 408, 413, 415
+//	handler    the domain's answer                                      409, 503 and the rest
+//
+// so that whoever may not know of a desktop learns nothing from the errors either.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humagin"
+	"github.com/gin-gonic/gin"
+
+	"bureau/desktop"
+	"bureau/desktop/picture"
+)
+
+// Desktops is what the API asks of the domain. A desktop that the caller may not know of is
+// NotFound, exactly as one that does not exist.
+type Desktops interface {
+	// List is one page of the caller's desktops, destroyed ones excluded; more tells of a next page.
+	// page.Owner is set by List, from the caller.
+	List(ctx context.Context, caller desktop.Caller, page desktop.Page) (desktops []desktop.Desktop, more bool, err error)
+	Get(ctx context.Context, caller desktop.Caller, id string) (desktop.Desktop, error)
+	Create(ctx context.Context, caller desktop.Caller, draft desktop.Draft) (desktop.Desktop, error)
+	Update(ctx context.Context, caller desktop.Caller, id string, change desktop.Change) (desktop.Desktop, error)
+	// Start, Stop and Restart record the wish and return at once.
+	Start(ctx context.Context, caller desktop.Caller, id string) (desktop.Desktop, error)
+	Stop(ctx context.Context, caller desktop.Caller, id string) (desktop.Desktop, error)
+	Restart(ctx context.Context, caller desktop.Caller, id string) (desktop.Desktop, error)
+	Destroy(ctx context.Context, caller desktop.Caller, id string) error
+
+	// Act, Exec and Frame are Unavailable while the desktop cannot be used.
+	Act(ctx context.Context, caller desktop.Caller, id string, actions ...desktop.Action) (desktop.Acted, error)
+	Exec(ctx context.Context, caller desktop.Caller, id string, command desktop.Exec, output func(desktop.Stream, []byte)) (desktop.ExecResult, error)
+	Frame(ctx context.Context, caller desktop.Caller, id string) (*desktop.Frame, error)
+
+	// Ready tells whether the appliance can do its work.
+	Ready(ctx context.Context) error
+}
+
+// Accounts is who may use the API. Users are named by id or by e-mail address.
+type Accounts interface {
+	// Authenticate finds the caller behind a key; Unauthenticated for an unknown, revoked or
+	// expired one.
+	Authenticate(ctx context.Context, secret string) (desktop.Caller, error)
+	CreateUser(ctx context.Context, email string, role desktop.Role, tier string) (desktop.User, error)
+	Users(ctx context.Context) ([]desktop.User, error)
+	// CreateKey makes a key; its secret is returned this once.
+	CreateKey(ctx context.Context, user, name string, capabilities []desktop.Capability, expiresAt *time.Time) (key desktop.Key, secret string, err error)
+	// Keys lists a user's keys, or everybody's for "".
+	Keys(ctx context.Context, user string) ([]desktop.Key, error)
+	RevokeKey(ctx context.Context, id string) (desktop.Key, error)
+}
+
+// Renderer makes an image file of a frame.
+type Renderer func(frame *desktop.Frame, o picture.Options) (picture.Picture, error)
+
+// Options are what a Server is made of. Desktops and Accounts are required.
+type Options struct {
+	Desktops Desktops
+	Accounts Accounts
+	Render   Renderer     // picture.Render when nil
+	Logger   *slog.Logger // none when nil
+
+	// RatePerMinute is how many requests a minute one key may make, 0 for any number; Burst is how
+	// many of them at once (RatePerMinute when 0).
+	RatePerMinute float64
+	Burst         int
+
+	// Version is what the OpenAPI document says it describes.
+	Version string
+
+	// Grace is how long Serve lets requests in flight go on once it has been told to end.
+	Grace time.Duration
+}
+
+// Server is the API.
+type Server struct {
+	desktops Desktops
+	accounts Accounts
+	render   Renderer
+	log      *slog.Logger
+	rates    *limiter
+	grace    time.Duration
+
+	router   *gin.Engine
+	api      huma.API
+	rules    map[string]rule // by method and path, as they were registered
+	document []byte          // the OpenAPI document
+
+	inFlight sync.WaitGroup
+}
+
+// New makes the API. It serves nothing yet.
+func New(o Options) *Server {
+	s := &Server{
+		desktops: o.Desktops,
+		accounts: o.Accounts,
+		render:   o.Render,
+		log:      o.Logger,
+		rates:    newLimiter(o.RatePerMinute, o.Burst),
+		grace:    o.Grace,
+		router:   gin.New(),
+		rules:    map[string]rule{},
+	}
+	if s.render == nil {
+		s.render = picture.Render
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.grace <= 0 {
+		s.grace = 10 * time.Second
+	}
+
+	s.router.HandleMethodNotAllowed = true
+	s.router.RedirectTrailingSlash = false
+	s.router.NoRoute(func(c *gin.Context) {
+		s.refuse(c.Writer, c.Request, desktop.Errorf(desktop.NotFound, "there is nothing at %s", shorten(c.Request.URL.Path)))
+	})
+	s.router.NoMethod(func(c *gin.Context) {
+		s.refuse(c.Writer, c.Request, desktop.Errorf(methodNotAllowed, "%s is not for %s here, but for %s",
+			shorten(c.Request.URL.Path), shorten(c.Request.Method), c.Writer.Header().Get("Allow")))
+	})
+
+	s.api = humagin.New(s.router, description(o.Version))
+	s.healthRoutes()
+	s.accountRoutes()
+	s.desktopRoutes()
+	s.lifecycleRoutes()
+	s.controlRoutes()
+	s.execRoutes()
+	s.screenshotRoutes()
+	s.adminRoutes()
+	s.documentRoutes()
+
+	var err error
+	if s.document, err = json.Marshal(s.api.OpenAPI()); err != nil {
+		panic(fmt.Errorf("write the OpenAPI document: %w", err)) // of our own types: found by any test
+	}
+	return s
+}
+
+// Handler serves the API. It is for tests and for embedding; Serve is the whole of it.
+func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serveHTTP) }
+
+// OpenAPI is the OpenAPI 3.1 document in JSON.
+func (s *Server) OpenAPI() []byte { return s.document }

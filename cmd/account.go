@@ -1,0 +1,247 @@
+package cmd
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"bureau/desktop"
+)
+
+func (a *app) meCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "me", Short: "Show whose key this is and what it allows", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := a.remote()
+			if err != nil {
+				return err
+			}
+			var raw json.RawMessage
+			if err := r.call(c.Context(), request{method: http.MethodGet, path: "/v1/me"}, &raw); err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(raw)
+			}
+			var me struct {
+				ID           string   `json:"id"`
+				Email        string   `json:"email"`
+				Role         string   `json:"role"`
+				Tier         string   `json:"tier"`
+				Capabilities []string `json:"capabilities"`
+			}
+			if err := json.Unmarshal(raw, &me); err != nil {
+				return fmt.Errorf("the appliance's answer is not what the API promises: %w", err)
+			}
+			return a.facts("user", me.ID, "e-mail", me.Email, "role", me.Role, "tier", me.Tier,
+				"allowed", strings.Join(me.Capabilities, ", "))
+		},
+	}
+}
+
+func (a *app) userCommand() *cobra.Command {
+	var role, tier string
+	create := &cobra.Command{
+		Use: "create E-MAIL", Short: "Add a user", Args: cobra.ExactArgs(1),
+		Example: "  sudo bureau user create anna@example.org --tier pro",
+		RunE: func(c *cobra.Command, args []string) error {
+			body := map[string]string{"email": args[0]}
+			if role != "" {
+				body["role"] = role
+			}
+			if tier != "" {
+				body["tier"] = tier
+			}
+			r, err := a.remote()
+			if err != nil {
+				return err
+			}
+			var raw json.RawMessage
+			if err := r.call(c.Context(), request{method: http.MethodPost, path: "/v1/users", body: body}, &raw); err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(raw)
+			}
+			users, err := decodeList[desktop.User]([]json.RawMessage{raw})
+			if err != nil {
+				return err
+			}
+			return a.facts("id", users[0].ID, "e-mail", users[0].Email, "role", string(users[0].Role), "tier", users[0].Tier)
+		},
+	}
+	create.Flags().StringVar(&role, "role", "", "user or admin (default user)")
+	create.Flags().StringVar(&tier, "tier", "", "how many and how large desktops they may have (default: the configured one)")
+	list := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List users", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := a.remote()
+			if err != nil {
+				return err
+			}
+			raw, err := r.list(c.Context(), "/v1/users", nil)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(raw)
+			}
+			users, err := decodeList[desktop.User](raw)
+			if err != nil {
+				return err
+			}
+			var rows [][]string
+			for _, u := range users {
+				rows = append(rows, []string{u.ID, u.Email, string(u.Role), u.Tier, humanTime(u.CreatedAt)})
+			}
+			return a.table([]string{"ID", "E-MAIL", "ROLE", "TIER", "CREATED"}, rows)
+		},
+	}
+	return group("user", "Manage users", "Manage users. This needs the administration socket.", create, list)
+}
+
+func (a *app) keyCommand() *cobra.Command {
+	return group("key", "Manage API keys", `Manage API keys. A key belongs to a user and allows what it was made for, which never
+changes: to change it, make another one and revoke the first.`,
+		a.keyCreate(), a.keyList(), a.keyRevoke())
+}
+
+func (a *app) keyCreate() *cobra.Command {
+	var user string
+	var capabilities []string
+	var expires time.Duration
+	var all bool
+	c := &cobra.Command{
+		Use: "create NAME", Short: "Make a key and show it, this once", Args: cobra.ExactArgs(1),
+		Long: "Make a key. It is shown once and cannot be shown again: only its hash is kept.\n\nCapabilities: " +
+			strings.Join(capabilityNames(desktop.Capabilities()), ", ") + ".",
+		Example: `  sudo bureau key create laptop --all
+  sudo bureau key create monitoring --user anna@example.org --can desktop:read --expires 720h`,
+		RunE: func(c *cobra.Command, args []string) error {
+			body := map[string]any{"name": args[0]}
+			if user != "" {
+				body["user"] = user
+			}
+			switch {
+			case all && len(capabilities) > 0:
+				return usage("--all and --can are two ways of saying the same")
+			case all:
+				body["capabilities"] = desktop.Capabilities()
+			case len(capabilities) > 0:
+				body["capabilities"] = capabilities
+			}
+			if expires < 0 {
+				return usage("--expires is a time from now, such as 720h")
+			}
+			if expires > 0 {
+				body["expiresAt"] = time.Now().Add(expires).UTC().Truncate(time.Second)
+			}
+			r, err := a.remote()
+			if err != nil {
+				return err
+			}
+			var raw json.RawMessage
+			if err := r.call(c.Context(), request{method: http.MethodPost, path: "/v1/keys", body: body}, &raw); err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(raw)
+			}
+			var made struct {
+				Key string `json:"key"`
+			}
+			if err := json.Unmarshal(raw, &made); err != nil || made.Key == "" {
+				return fmt.Errorf("the appliance's answer has no key")
+			}
+			_, err = fmt.Fprintln(a.out, made.Key)
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&user, "user", "", "id or e-mail address of the user it is for (default: the administrator)")
+	f.StringSliceVar(&capabilities, "can", nil, "what it allows (default "+strings.Join(capabilityNames(desktop.DefaultCapabilities()), ",")+")")
+	f.BoolVar(&all, "all", false, "it allows everything")
+	f.DurationVar(&expires, "expires", 0, "how long it is good for, such as 720h (default: for good)")
+	return c
+}
+
+func capabilityNames(list []desktop.Capability) []string {
+	names := make([]string, len(list))
+	for i, c := range list {
+		names[i] = string(c)
+	}
+	return names
+}
+
+func (a *app) keyList() *cobra.Command {
+	var user string
+	c := &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List keys", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := a.remote()
+			if err != nil {
+				return err
+			}
+			query := url.Values{}
+			if user != "" {
+				query.Set("user", user)
+			}
+			raw, err := r.list(c.Context(), "/v1/keys", query)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(raw)
+			}
+			keys, err := decodeList[desktop.Key](raw)
+			if err != nil {
+				return err
+			}
+			var rows [][]string
+			for _, k := range keys {
+				rows = append(rows, []string{k.ID, k.Name, k.Prefix + "…", k.UserID, keyState(k, time.Now()),
+					lastUse(k), strings.Join(capabilityNames(k.Capabilities), ",")})
+			}
+			return a.table([]string{"ID", "NAME", "KEY", "USER", "STATE", "LAST USED", "ALLOWS"}, rows)
+		},
+	}
+	c.Flags().StringVar(&user, "user", "", "only those of this user (id or e-mail address)")
+	return c
+}
+
+func keyState(k desktop.Key, now time.Time) string {
+	switch {
+	case k.RevokedAt != nil:
+		return "revoked"
+	case k.ExpiresAt != nil && !k.ExpiresAt.After(now):
+		return "expired"
+	case k.ExpiresAt != nil:
+		return "until " + humanTime(*k.ExpiresAt)
+	}
+	return "good"
+}
+
+func lastUse(k desktop.Key) string {
+	if k.LastUsedAt == nil {
+		return "never"
+	}
+	return humanTime(*k.LastUsedAt)
+}
+
+func (a *app) keyRevoke() *cobra.Command {
+	return &cobra.Command{
+		Use: "revoke KEY-ID", Short: "Make a key useless, at once and for good", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			r, err := a.remote()
+			if err != nil {
+				return err
+			}
+			return r.call(c.Context(), request{method: http.MethodDelete, path: "/v1/keys/" + url.PathEscape(args[0])}, nil)
+		},
+	}
+}

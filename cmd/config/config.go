@@ -1,0 +1,206 @@
+// Package config is what an operator can set: one typed and validated value, made of defaults, a
+// config.yaml, BUREAU_* variables of the environment and flags, each overriding those before it.
+//
+// A setting has one name everywhere: libvirt.pool.name in the file is --libvirt.pool.name as a
+// flag and BUREAU_LIBVIRT_POOL_NAME in the environment. config.example.yaml documents all of them;
+// a test holds it to this package.
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"bureau/desktop"
+)
+
+// DefaultFile is read when no other file is named and it exists.
+const DefaultFile = "/etc/bureau/config.yaml"
+
+// DefaultSocket is the default administration socket.
+const DefaultSocket = "/run/bureau/admin.sock"
+
+// Config is every setting of the appliance.
+type Config struct {
+	Listen      string  `mapstructure:"listen"`
+	AdminSocket string  `mapstructure:"adminSocket"`
+	DataDir     string  `mapstructure:"dataDir"`
+	Libvirt     Libvirt `mapstructure:"libvirt"`
+
+	Acceleration string          `mapstructure:"acceleration"`
+	Image        string          `mapstructure:"image"`
+	Network      string          `mapstructure:"network"`
+	Tiers        map[string]Tier `mapstructure:"tiers"`
+	DefaultTier  string          `mapstructure:"defaultTier"`
+
+	RateLimit   int           `mapstructure:"rateLimit"` // requests a minute and key; 0 is no limit
+	StopGrace   time.Duration `mapstructure:"stopGrace"`
+	BootTimeout time.Duration `mapstructure:"bootTimeout"`
+	ScreenIdle  time.Duration `mapstructure:"screenIdle"`
+	Log         Log           `mapstructure:"log"`
+}
+
+// Libvirt says which hypervisor to use and what of it is bureau's.
+type Libvirt struct {
+	URI    string `mapstructure:"uri"`
+	Prefix string `mapstructure:"prefix"`
+	Pool   Pool   `mapstructure:"pool"`
+}
+
+// Pool is the storage pool of disks and images.
+type Pool struct {
+	Name string `mapstructure:"name"`
+	Path string `mapstructure:"path"`
+}
+
+// Tier is a size of desktop that is offered.
+type Tier struct {
+	VCPUs    int   `mapstructure:"vcpus"`
+	Memory   Bytes `mapstructure:"memory"`
+	Disk     Bytes `mapstructure:"disk"`
+	Desktops int   `mapstructure:"desktops"`
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  slog.Level `mapstructure:"level"`
+	Format string     `mapstructure:"format"`
+}
+
+// setting is one that has a single value, so that a flag and a variable can set it too.
+type setting struct {
+	name  string
+	value any // the default; its type is the flag's
+	usage string
+}
+
+// settings are all but tiers, in the order of config.example.yaml.
+var settings = []setting{
+	{"listen", "127.0.0.1:7878", "address that the API listens on"},
+	{"adminSocket", DefaultSocket, "Unix socket for administration on this host"},
+	{"dataDir", "/var/lib/bureau", "folder of the database"},
+	{"libvirt.uri", "qemu:///system", "libvirt's connection URI"},
+	{"libvirt.prefix", "bureau", "beginning of the names of all domains and networks made"},
+	{"libvirt.pool.name", "bureau", "storage pool of disks and images, made when there is none"},
+	{"libvirt.pool.path", "/var/lib/libvirt/bureau", "folder of that pool, on libvirt's host"},
+	{"acceleration", "auto", "how guests run: auto, kvm or tcg"},
+	{"image", "desktop", "image of a desktop that names none"},
+	{"network", desktop.NetworkNAT, "network of a desktop that names none: nat or isolated"},
+	{"defaultTier", "free", "tier of a user who was given none"},
+	{"rateLimit", 600, "requests a minute and key; 0 is no limit"},
+	{"stopGrace", 30 * time.Second, "how long a guest may take to shut down before it is turned off"},
+	{"bootTimeout", 5 * time.Minute, "how long a desktop may take to become ready"},
+	{"screenIdle", 30 * time.Second, "how long a display nobody looks at stays connected"},
+	{"log.level", "info", "what is logged: debug, info, warn or error"},
+	{"log.format", "text", "how it is logged: text or json"},
+}
+
+// defaultTiers are the hosted service's.
+var defaultTiers = map[string]Tier{
+	"free": {VCPUs: 2, Memory: 4 << 30, Disk: 20 << 30, Desktops: 1},
+	"pro":  {VCPUs: 4, Memory: 8 << 30, Disk: 40 << 30, Desktops: 3},
+	"max":  {VCPUs: 4, Memory: 16 << 30, Disk: 80 << 30, Desktops: 10},
+}
+
+// DesktopTiers are the tiers in the vocabulary of the domain, by name.
+func (c Config) DesktopTiers() map[string]desktop.Tier {
+	tiers := make(map[string]desktop.Tier, len(c.Tiers))
+	for name, t := range c.Tiers {
+		tiers[name] = desktop.Tier{Name: name, VCPUs: t.VCPUs, MemoryBytes: int64(t.Memory),
+			DiskBytes: int64(t.Disk), Desktops: t.Desktops}
+	}
+	return tiers
+}
+
+// Database is the path of the database.
+func (c Config) Database() string { return filepath.Join(c.DataDir, "bureau.db") }
+
+var (
+	prefixRule = regexp.MustCompile(`^[a-z][a-z0-9-]{0,15}$`)
+	nameRule   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+)
+
+// longestSocket is the most bytes of a Unix socket's path.
+const longestSocket = 107
+
+// Validate says what is wrong, naming the setting.
+func (c Config) Validate() error {
+	if host, port, err := net.SplitHostPort(c.Listen); err != nil {
+		return invalid("listen", c.Listen, "an address and a port, such as 127.0.0.1:7878 or [::]:7878")
+	} else if _, err := net.LookupPort("tcp", port); err != nil || port == "" {
+		return invalid("listen", c.Listen, "an address and a port, such as 127.0.0.1:7878")
+	} else if host != "" && host != "localhost" && net.ParseIP(host) == nil {
+		return invalid("listen", c.Listen, "an IP address, localhost, or nothing before the port")
+	}
+	for name, path := range map[string]string{
+		"adminSocket": c.AdminSocket, "dataDir": c.DataDir, "libvirt.pool.path": c.Libvirt.Pool.Path,
+	} {
+		if !filepath.IsAbs(path) {
+			return invalid(name, path, "a path from the root")
+		}
+	}
+	if len(c.AdminSocket) > longestSocket {
+		return invalid("adminSocket", c.AdminSocket, fmt.Sprintf("at most %d bytes long, as sockets' paths are", longestSocket))
+	}
+	switch {
+	case c.Libvirt.URI == "":
+		return invalid("libvirt.uri", c.Libvirt.URI, "a connection URI, such as qemu:///system")
+	case !prefixRule.MatchString(c.Libvirt.Prefix):
+		return invalid("libvirt.prefix", c.Libvirt.Prefix, "a letter and up to 15 lower-case letters, digits and '-'")
+	case !nameRule.MatchString(c.Libvirt.Pool.Name):
+		return invalid("libvirt.pool.name", c.Libvirt.Pool.Name, "a name of letters, digits, '.', '_' and '-'")
+	case !slices.Contains([]string{"auto", desktop.KVM, desktop.TCG}, c.Acceleration):
+		return invalid("acceleration", c.Acceleration, "auto, kvm or tcg")
+	case !nameRule.MatchString(c.Image):
+		return invalid("image", c.Image, "the name of an image")
+	case c.Network != desktop.NetworkNAT && c.Network != desktop.NetworkIsolated:
+		return invalid("network", c.Network, "nat or isolated")
+	case c.RateLimit < 0:
+		return invalid("rateLimit", c.RateLimit, "a number of requests, or 0 for no limit")
+	case c.StopGrace < time.Second || c.StopGrace > time.Hour:
+		return invalid("stopGrace", c.StopGrace, "a time from 1s to 1h")
+	case c.BootTimeout < 10*time.Second || c.BootTimeout > time.Hour:
+		return invalid("bootTimeout", c.BootTimeout, "a time from 10s to 1h")
+	case c.ScreenIdle < time.Second || c.ScreenIdle > 24*time.Hour:
+		return invalid("screenIdle", c.ScreenIdle, "a time from 1s to 24h")
+	case c.Log.Format != "text" && c.Log.Format != "json":
+		return invalid("log.format", c.Log.Format, "text or json")
+	}
+	return c.validateTiers()
+}
+
+func (c Config) validateTiers() error {
+	for name, t := range c.Tiers {
+		key := "tiers." + name
+		switch {
+		case !nameRule.MatchString(name):
+			return invalid(key, name, "named with letters, digits, '.', '_' and '-'")
+		case t.VCPUs < 1 || t.VCPUs > 256:
+			return invalid(key+".vcpus", t.VCPUs, "1 to 256 processors")
+		case t.Memory < 512<<20:
+			return invalid(key+".memory", t.Memory, "512MiB or more")
+		case t.Disk < 1<<30:
+			return invalid(key+".disk", t.Disk, "1GiB or more")
+		case t.Desktops < 0:
+			return invalid(key+".desktops", t.Desktops, "a number of desktops, or 0 for no limit")
+		}
+	}
+	if _, ok := c.Tiers[c.DefaultTier]; !ok {
+		var names []string
+		for name := range c.Tiers {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		return invalid("defaultTier", c.DefaultTier, "one of the tiers: "+strings.Join(names, ", "))
+	}
+	return nil
+}
+
+func invalid(key string, value any, want string) error {
+	return desktop.Errorf(desktop.Invalid, "setting %s is %q; it has to be %s", key, fmt.Sprint(value), want)
+}

@@ -1,0 +1,184 @@
+package config
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+
+	"bureau/desktop"
+)
+
+const example = "../../config.example.yaml"
+
+// The example documents every setting with its default, and nothing else.
+func TestExampleAgreesWithCode(t *testing.T) {
+	fromExample, err := Load(example, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	defaults, err := Load(empty, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(fromExample, defaults) {
+		t.Errorf("the example says\n%+v\nand the defaults are\n%+v", fromExample, defaults)
+	}
+
+	text, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tree map[string]any
+	if err := yaml.Unmarshal(text, &tree); err != nil {
+		t.Fatal(err)
+	}
+	documented := flatten("", tree)
+	var inCode []string
+	for _, s := range settings {
+		inCode = append(inCode, s.name)
+	}
+	for name := range defaultTiers {
+		for _, field := range tierFields {
+			inCode = append(inCode, "tiers."+name+"."+field)
+		}
+	}
+	slices.Sort(inCode)
+	if !slices.Equal(documented, inCode) {
+		t.Errorf("the example has\n%v\nand the code\n%v", documented, inCode)
+	}
+}
+
+// The struct, the list of settings and so the flags are the same set.
+func TestEveryFieldIsASetting(t *testing.T) {
+	var walk func(prefix string, typ reflect.Type) []string
+	walk = func(prefix string, typ reflect.Type) (names []string) {
+		for i := range typ.NumField() {
+			name := prefix + typ.Field(i).Tag.Get("mapstructure")
+			if typ.Field(i).Type.Kind() == reflect.Struct {
+				names = append(names, walk(name+".", typ.Field(i).Type)...)
+			} else if name != "tiers" {
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+	fields := walk("", reflect.TypeFor[Config]())
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	AddFlags(flags)
+	var names []string
+	flags.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	slices.Sort(fields)
+	slices.Sort(names)
+	if !slices.Equal(fields, names) {
+		t.Errorf("fields\n%v\nflags\n%v", fields, names)
+	}
+	tier := reflect.TypeFor[Tier]()
+	for i := range tier.NumField() {
+		if !slices.Contains(tierFields, tier.Field(i).Tag.Get("mapstructure")) {
+			t.Errorf("tiers have no %s", tier.Field(i).Name)
+		}
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	text := "listen: 127.0.0.1:1\nlibvirt: {pool: {name: filepool}}\nstopGrace: 1m\nlog: {level: warn}\ntiers: {Big.One: {vcpus: 8, memory: 1073741824, disk: 30 GB}}\ndefaultTier: Big.One\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("BUREAU_LIBVIRT_POOL_NAME", "envpool")
+	t.Setenv("BUREAU_STOPGRACE", "2m")
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	AddFlags(flags)
+	if err := flags.Parse([]string{"--stopGrace", "3m"}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(file, flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Listen != "127.0.0.1:1" || c.Libvirt.Pool.Name != "envpool" || c.StopGrace != 3*time.Minute ||
+		c.BootTimeout != 5*time.Minute || c.Log.Level != slog.LevelWarn {
+		t.Errorf("%+v", c)
+	}
+	want := map[string]desktop.Tier{"Big.One": {Name: "Big.One", VCPUs: 8, MemoryBytes: 1 << 30, DiskBytes: 30e9}}
+	if got := c.DesktopTiers(); !reflect.DeepEqual(got, want) {
+		t.Errorf("tiers %+v", got)
+	}
+}
+
+func TestFaultsNameTheSetting(t *testing.T) {
+	for name, test := range map[string]struct{ file, want string }{
+		"unknown":          {"colour: red", `no setting "colour"`},
+		"misspelt":         {"libvirt: {uril: x}", `no setting "libvirt.uril"; is it "libvirt.uri"?`},
+		"wrong case":       {"stopgrace: 1s", `no setting "stopgrace"; is it "stopGrace"?`},
+		"wrong place":      {"pool: {name: x}", `no setting "pool.name"; is it "libvirt.pool.name"?`},
+		"tier field":       {"tiers: {free: {cpus: 2}}", `no setting "tiers.free.cpus"`},
+		"scalar as a tree": {"log: text", `no setting "log"`},
+		"listen":           {"listen: localhost", "setting listen is"},
+		"listen host":      {"listen: example.org:80", "setting listen is"},
+		"relative":         {"dataDir: data", "setting dataDir is"},
+		"long socket":      {"adminSocket: /" + strings.Repeat("x", 107), "setting adminSocket is"},
+		"prefix":           {"libvirt: {prefix: Bureau}", "setting libvirt.prefix is"},
+		"acceleration":     {"acceleration: hvf", "setting acceleration is"},
+		"network":          {"network: bridge", "setting network is"},
+		"rate":             {"rateLimit: -1", "setting rateLimit is"},
+		"no number":        {"rateLimit: many", "rateLimit"},
+		"no unit":          {"stopGrace: 30", `"30" is not a time`},
+		"short":            {"stopGrace: 1ms", "setting stopGrace is"},
+		"level":            {"log: {level: loud}", "log.level"},
+		"format":           {"log: {format: xml}", "setting log.format is"},
+		"default tier":     {"defaultTier: gold", "one of the tiers: free, max, pro"},
+		"tier memory":      {"tiers: {free: {vcpus: 1, memory: 1MiB, disk: 2GiB}}", "setting tiers.free.memory is"},
+		"tier size":        {"tiers: {free: {vcpus: 1, memory: 4 apples, disk: 2GiB}}", `"4 apples" is not a size`},
+		"not a map":        {"- a", "configuration"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "config.yaml")
+			if err := os.WriteFile(file, []byte(test.file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := Load(file, nil)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("error %v, want one with %q", err, test.want)
+			}
+			if desktop.CodeOf(err) != desktop.Invalid || strings.Contains(err.Error(), "\n  ") {
+				t.Errorf("%s: %v", desktop.CodeOf(err), err)
+			}
+		})
+	}
+	if _, err := Load(filepath.Join(t.TempDir(), "none.yaml"), nil); desktop.CodeOf(err) != desktop.Invalid {
+		t.Errorf("a file that was named and is missing: %v", err)
+	}
+}
+
+func TestBytes(t *testing.T) {
+	for text, want := range map[string]Bytes{
+		"4GiB": 4 << 30, "4 gib": 4 << 30, "1.5GiB": 3 << 29, "20GB": 20e9, "512": 512, "512MiB": 512 << 20, "1kB": 1000, "2TiB": 2 << 40, "0": 0,
+	} {
+		got, err := ParseBytes(text)
+		if err != nil || got != want {
+			t.Errorf("%q is %d, %v", text, got, err)
+		}
+		if back, err := ParseBytes(got.String()); err != nil || back != got {
+			t.Errorf("%d is written %q and read %d, %v", got, got, back, err)
+		}
+	}
+	for _, text := range []string{"", "GiB", "4G", "-1", "1e9", "4 4GiB", "99999999TiB"} {
+		if got, err := ParseBytes(text); err == nil {
+			t.Errorf("%q is %d", text, got)
+		}
+	}
+}

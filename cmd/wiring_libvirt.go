@@ -1,0 +1,5 @@
+//go:build cgo && libvirt_dlopen
+
+package cmd
+
+func addLibvirt(*Parts) {}

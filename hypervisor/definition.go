@@ -1,0 +1,173 @@
+package hypervisor
+
+import (
+	"encoding/xml"
+	"fmt"
+	"strings"
+
+	"libvirt.org/go/libvirtxml"
+
+	"bureau/desktop"
+)
+
+// AgentPort is the name of the virtio-serial port between a guest's agent and the host.
+const AgentPort = "org.bureau.agent.0"
+
+// Indexes of a machine's displays, for OpenGraphics.
+const (
+	GraphicsVNC  = 0
+	GraphicsDBus = 1
+)
+
+// metadataURI is the XML namespace of what a domain carries of its desktop.
+const metadataURI = "urn:bureau:desktop:1"
+
+// metadata is kept in the domain, so that a machine is recognised without the store.
+type metadata struct {
+	XMLName      xml.Name `xml:"urn:bureau:desktop:1 desktop"`
+	Version      string   `xml:"version,attr,omitempty"`
+	ID           string   `xml:"id"`
+	Owner        string   `xml:"owner"`
+	Name         string   `xml:"name"`
+	Acceleration string   `xml:"acceleration"`
+}
+
+// definition is everything a domain's XML follows from.
+type definition struct {
+	spec         desktop.Spec
+	domain       string // its name
+	network      string
+	pool         string
+	agent        string // volumes
+	overlay      string
+	kernel       string // paths, both empty to boot from the disk
+	initrd       string
+	acceleration string
+	dbusDisplay  bool
+	version      string
+}
+
+func pointer[T any](v T) *T { return &v }
+
+// xml is the domain as libvirt wants it.
+func (d definition) xml() (string, error) {
+	id := machineUUID(d.spec.ID)
+	meta, err := xml.Marshal(metadata{
+		Version:      d.version,
+		ID:           d.spec.ID,
+		Owner:        d.spec.Owner,
+		Name:         d.spec.Name,
+		Acceleration: d.acceleration,
+	})
+	if err != nil {
+		return "", fmt.Errorf("encode metadata: %w", err)
+	}
+	domain := libvirtxml.Domain{
+		Type:     "qemu",
+		Name:     d.domain,
+		UUID:     formatUUID(id),
+		Title:    d.spec.Name,
+		Metadata: &libvirtxml.DomainMetadata{XML: string(meta)},
+		GenID:    &libvirtxml.DomainGenID{}, // a fresh one at each start and restore
+		Memory:   &libvirtxml.DomainMemory{Value: uint(d.spec.MemoryBytes >> 10), Unit: "KiB"},
+		VCPU:     &libvirtxml.DomainVCPU{Value: uint(d.spec.VCPUs)},
+		OS:       &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"}},
+		CPU:      &libvirtxml.DomainCPU{Mode: "maximum"},
+		Features: &libvirtxml.DomainFeatureList{
+			ACPI: &libvirtxml.DomainFeature{},
+			APIC: &libvirtxml.DomainFeatureAPIC{},
+		},
+		Clock:      &libvirtxml.DomainClock{Offset: "utc"},
+		OnPoweroff: "destroy",
+		OnReboot:   "restart",
+		OnCrash:    "destroy",
+		Devices:    d.devices(),
+	}
+	if d.acceleration == desktop.KVM {
+		domain.Type = "kvm"
+		domain.CPU.Mode = "host-passthrough"
+	}
+	if d.kernel != "" {
+		domain.OS.Kernel, domain.OS.Initrd = d.kernel, d.initrd
+		domain.OS.Cmdline = strings.Join([]string{
+			"root=/dev/vda", "rw", "quiet", "console=ttyS0", "console=tty0",
+			"systemd.hostname=" + hostName(d.spec.Name, d.spec.ID),
+			fmt.Sprintf("systemd.machine_id=%x", id[:]),
+		}, " ")
+	} else {
+		domain.OS.BootDevices = []libvirtxml.DomainBootDevice{{Dev: "hd"}}
+	}
+	return domain.Marshal()
+}
+
+func (d definition) devices() *libvirtxml.DomainDeviceList {
+	list := &libvirtxml.DomainDeviceList{
+		Disks: []libvirtxml.DomainDisk{{
+			Device: "disk",
+			// A full host disk stops the machine rather than failing its file system.
+			Driver: &libvirtxml.DomainDiskDriver{
+				Name: "qemu", Type: "qcow2", Discard: "unmap", DetectZeros: "unmap",
+				ErrorPolicy: "enospace",
+			},
+			Source: volumeSource(d.pool, d.overlay),
+			Target: &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"},
+		}, {
+			Device:    "disk",
+			Driver:    &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw"},
+			Source:    volumeSource(d.pool, d.agent),
+			Target:    &libvirtxml.DomainDiskTarget{Dev: "vdb", Bus: "virtio"},
+			ReadOnly:  &libvirtxml.DomainDiskReadOnly{},
+			Shareable: &libvirtxml.DomainDiskShareable{},
+		}},
+		Controllers: []libvirtxml.DomainController{
+			{Type: "usb", Model: "none"},
+		},
+		Interfaces: []libvirtxml.DomainInterface{{
+			MAC:    &libvirtxml.DomainInterfaceMAC{Address: machineMAC(d.spec.ID)},
+			Source: &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: d.network}},
+			Model:  &libvirtxml.DomainInterfaceModel{Type: "virtio"},
+			// Desktops on one bridge do not see each other.
+			PortOptions: &libvirtxml.DomainInterfacePortOptions{Isolated: "yes"},
+		}},
+		// For `virsh console`; what nobody reads is dropped.
+		Serials: []libvirtxml.DomainSerial{{Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}}}},
+		Channels: []libvirtxml.DomainChannel{{
+			Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{}},
+			Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: AgentPort}},
+		}},
+		// In the order of the constants GraphicsVNC and GraphicsDBus.
+		Graphics: []libvirtxml.DomainGraphic{{
+			VNC: &libvirtxml.DomainGraphicVNC{Listeners: []libvirtxml.DomainGraphicListener{
+				{Socket: &libvirtxml.DomainGraphicListenerSocket{}},
+			}},
+		}},
+		Videos: []libvirtxml.DomainVideo{{Model: libvirtxml.DomainVideoModel{
+			Type: "virtio", Heads: 1, Primary: "yes",
+			Resolution: &libvirtxml.DomainVideoResolution{X: 1280, Y: 800},
+		}}},
+		RNGs: []libvirtxml.DomainRNG{{
+			Model:   "virtio",
+			Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}},
+		}},
+		// Memory that the guest frees goes back to the host.
+		MemBalloon: &libvirtxml.DomainMemBalloon{Model: "virtio", AutoDeflate: "on", FreePageReporting: "on"},
+		Panics:     []libvirtxml.DomainPanic{{Model: "isa"}},
+	}
+	if d.dbusDisplay {
+		list.Graphics = append(list.Graphics, libvirtxml.DomainGraphic{DBus: &libvirtxml.DomainGraphicDBus{P2P: "yes"}})
+	}
+	return list
+}
+
+func volumeSource(pool, volume string) *libvirtxml.DomainDiskSource {
+	return &libvirtxml.DomainDiskSource{Volume: &libvirtxml.DomainDiskSourceVolume{Pool: pool, Volume: volume}}
+}
+
+// parseMetadata reads what xml wrote.
+func parseMetadata(document string) (metadata, error) {
+	var m metadata
+	if err := xml.Unmarshal([]byte(document), &m); err != nil {
+		return metadata{}, fmt.Errorf("decode a domain's metadata: %w", err)
+	}
+	return m, nil
+}

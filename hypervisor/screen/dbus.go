@@ -1,0 +1,365 @@
+package screen
+
+import (
+	"bufio"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bureau/desktop"
+)
+
+// How a session over QEMU's D-Bus display comes about:
+//
+// On the control connection, which the caller dials, we are the client: authenticate, then call
+// RegisterListener with one end of a pair of sockets. On the other end we are again the side that
+// authenticates, but then QEMU calls us: Scanout with the whole picture at once, Update with each
+// rectangle that the guest repaints, CursorDefine and MouseSet. It wants no answer to those.
+//
+// QEMU 7.2 serves the listener's authentication, and the question for the listener's properties
+// after it, in its main loop: while it waits for us the whole guest stands still. So all that we
+// have to say lies in the socket before QEMU gets it, and the reader runs before we ask.
+//
+// QEMU exports its objects on the newest control connection only, before 7.1 a moment after it has
+// been authenticated: a call that comes too early is answered with "unknown", and we ask again. Once
+// registered, a listener lives on its own and the control connection is let go.
+//
+// QEMU tells listeners apart by the sender of the call. There is none without a bus, and the second
+// nameless listener would end the first; so each call carries a name that we make up.
+
+const (
+	consolePath  = "/org/qemu/Display1/Console_0"
+	consoleIface = "org.qemu.Display1.Console"
+	listenIface  = "org.qemu.Display1.Listener"
+	propsIface   = "org.freedesktop.DBus.Properties"
+	peerIface    = "org.freedesktop.DBus.Peer"
+
+	// registerPatience is how long QEMU may take to export its objects.
+	registerPatience = 5 * time.Second
+	registerPause    = 5 * time.Millisecond
+	writePatience    = 5 * time.Second
+	resizePatience   = time.Second
+)
+
+// OpenDBus mirrors a display through QEMU's peer-to-peer D-Bus display. dial makes a Unix socket
+// connection that QEMU serves, such as one end of a socket pair whose other end
+// virDomainOpenGraphics was given; it is closed before OpenDBus returns. Calls for one machine must
+// not overlap, but any number of its screens may be open.
+func OpenDBus(ctx context.Context, dial func(context.Context) (net.Conn, error), log *slog.Logger) (*Screen, error) {
+	conn, err := dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("dial the display: %w", err)
+	}
+	defer conn.Close()
+	control, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, fmt.Errorf("dial the display: a %T cannot pass descriptors", conn)
+	}
+	defer interruptOn(ctx, control)()
+
+	s, err := openListener(ctx, control, log)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, &desktop.Error{Code: desktop.Unavailable, Message: "the display does not answer", Err: err}
+	}
+	return s, nil
+}
+
+func openListener(ctx context.Context, control *net.UnixConn, log *slog.Logger) (*Screen, error) {
+	if err := sayHello(control, true); err != nil {
+		return nil, fmt.Errorf("authenticate to the display: %w", err)
+	}
+	in := bufio.NewReader(control)
+	if err := readWelcome(in, true); err != nil {
+		return nil, fmt.Errorf("authenticate to the display: %w", err)
+	}
+	replies := &messageReader{r: in}
+	patience := time.Now().Add(registerPatience)
+	for serial := uint32(1); ; serial++ {
+		s, err := register(control, replies, serial, log)
+		if !errors.Is(err, errUnknown) || time.Now().After(patience) {
+			return s, err
+		}
+		select {
+		case <-time.After(registerPause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// register passes QEMU one end of a new pair of sockets and mirrors what comes out of the other.
+func register(control *net.UnixConn, replies *messageReader, serial uint32, log *slog.Logger) (*Screen, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, fmt.Errorf("make a pair of sockets: %w", err)
+	}
+	if err := sayHello(ours, false); err != nil {
+		ours.Close()
+		theirs.Close()
+		return nil, fmt.Errorf("prepare the listener: %w", err)
+	}
+	s := newScreen(desktop.SourceDBus, ours, log)
+	l := &listener{mirror: s.mirror, conn: ours}
+	s.run(l.serve)
+
+	err = callRegister(control, theirs, replies, serial)
+	theirs.Close() // QEMU has its own copy, and without ours the end of QEMU is an end of file
+	if err != nil {
+		s.Close()
+		return nil, fmt.Errorf("register as a listener of the display: %w", err)
+	}
+	return s, nil
+}
+
+// errUnknown is QEMU's answer while its objects are not there.
+var errUnknown = errors.New("unknown object")
+
+func callRegister(control *net.UnixConn, theirs *os.File, replies *messageReader, serial uint32) error {
+	var body encoder
+	body.uint32(0) // the first of the descriptors
+	call := message{
+		kind: methodCall, serial: serial, path: consolePath, iface: consoleIface,
+		member: "RegisterListener", signature: "h", fds: 1, body: body.buf,
+		sender: fmt.Sprintf(":bureau.%x", rand.Uint64()),
+	}
+	if _, _, err := control.WriteMsgUnix(call.encode(), unix.UnixRights(int(theirs.Fd())), nil); err != nil {
+		return err
+	}
+	for {
+		reply, err := replies.next()
+		switch {
+		case err != nil:
+			return err
+		case reply.replyTo != serial:
+			continue // signals about objects coming and going
+		case reply.kind == methodReturn:
+			return nil
+		case reply.kind == errorReply && strings.HasPrefix(reply.errorName, "org.freedesktop.DBus.Error.Unknown"):
+			return fmt.Errorf("%w: %s", errUnknown, reply.errorName)
+		case reply.kind == errorReply:
+			d := decoder{buf: reply.body}
+			return fmt.Errorf("%s: %q", reply.errorName, d.string())
+		}
+	}
+}
+
+func socketPair() (ours *net.UnixConn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	file := os.NewFile(uintptr(fds[0]), "display")
+	theirs = os.NewFile(uintptr(fds[1]), "display")
+	conn, err := net.FileConn(file) // which is a copy
+	file.Close()
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return conn.(*net.UnixConn), theirs, nil
+}
+
+// sayHello writes the client's whole part of the authentication, which depends on no answer. The
+// first byte carries our credentials: the kernel attaches them by itself only once the server has
+// asked for them, which may be later than this.
+func sayHello(conn *net.UnixConn, passFDs bool) error {
+	uid := strconv.Itoa(os.Getuid())
+	hello := "\x00AUTH EXTERNAL " + hex.EncodeToString([]byte(uid)) + "\r\n"
+	if passFDs {
+		hello += "NEGOTIATE_UNIX_FD\r\n"
+	}
+	hello += "BEGIN\r\n"
+	who := syscall.UnixCredentials(&syscall.Ucred{
+		Pid: int32(os.Getpid()), Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid()),
+	})
+	_, _, err := conn.WriteMsgUnix([]byte(hello), who, nil)
+	return err
+}
+
+// readWelcome reads the server's answers to sayHello.
+func readWelcome(r *bufio.Reader, passFDs bool) error {
+	expected := []string{"OK "}
+	if passFDs {
+		expected = append(expected, "AGREE_UNIX_FD\r\n")
+	}
+	for _, prefix := range expected {
+		line, err := r.ReadSlice('\n') // bounded by r's buffer
+		if err != nil {
+			return err
+		}
+		if !strings.HasPrefix(string(line), prefix) {
+			return fmt.Errorf("the answer is %q", line)
+		}
+	}
+	return nil
+}
+
+// listener is what QEMU calls.
+type listener struct {
+	mirror *mirror
+	conn   net.Conn
+	serial uint32 // of our last message
+	// resizing is set between an update outside the display and the display's new size.
+	resizing bool
+}
+
+// serve answers QEMU until the connection ends, and returns why it did.
+func (l *listener) serve() error {
+	in := bufio.NewReaderSize(l.conn, 64<<10)
+	if err := readWelcome(in, false); err != nil {
+		return fmt.Errorf("authenticate to the display as a listener: %w", err)
+	}
+	calls := &messageReader{r: in}
+	for {
+		call, err := calls.next()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("the display changed its size and did not say to what: %w", err)
+		}
+		if err != nil {
+			return err
+		}
+		if call.kind != methodCall {
+			continue
+		}
+		reply, err := l.answer(call)
+		if err != nil {
+			return fmt.Errorf("the display's %s: %w", call.member, err)
+		}
+		if call.flags&noReply != 0 {
+			continue
+		}
+		l.serial++
+		reply.serial, reply.flags, reply.replyTo = l.serial, noReply, call.serial
+		l.conn.SetWriteDeadline(time.Now().Add(writePatience))
+		if _, err := l.conn.Write(reply.encode()); err != nil {
+			return err
+		}
+	}
+}
+
+// answer does what a call says. An error ends the session; what we do not know is answered so.
+func (l *listener) answer(call message) (message, error) {
+	done := message{kind: methodReturn}
+	switch call.iface {
+	case listenIface:
+		known, err := l.listen(call)
+		if known || err != nil {
+			return done, err
+		}
+	case propsIface:
+		// One property: the further interfaces that we offer, such as shared memory. There is
+		// none, and QEMU stays on the plain calls.
+		var body encoder
+		switch call.member {
+		case "GetAll":
+			body.uint32(0) // the dictionary's length, filled in below
+			body.pad(8)
+			start := len(body.buf)
+			body.string("Interfaces")
+			body.signature("as")
+			body.uint32(0)
+			body.buf[0] = byte(len(body.buf) - start)
+			done.signature, done.body = "a{sv}", body.buf
+			return done, nil
+		case "Get":
+			body.signature("as")
+			body.uint32(0)
+			done.signature, done.body = "v", body.buf
+			return done, nil
+		}
+	case peerIface:
+		if call.member == "Ping" {
+			return done, nil
+		}
+	}
+	return message{kind: errorReply, errorName: "org.freedesktop.DBus.Error.UnknownMethod"}, nil
+}
+
+// listen does the calls of the listener's interface; false is one that it does not know.
+func (l *listener) listen(call message) (known bool, err error) {
+	signatures := map[string]string{
+		"Scanout": "uuuuay", "Update": "iiiiuuay", "CursorDefine": "iiiiay", "MouseSet": "iii", "Disable": "",
+	}
+	switch signature, known := signatures[call.member]; {
+	case strings.HasSuffix(call.member, "DMABUF"):
+		return false, errors.New("it is drawn by the host's graphics processor, which this mirror cannot read")
+	case !known:
+		return false, nil
+	case signature != call.signature:
+		return false, fmt.Errorf("%w: signature %q instead of %q", errMalformed, call.signature, signature)
+	}
+	d := decoder{buf: call.body}
+	var apply func() error
+	switch call.member {
+	case "Scanout":
+		width, height, stride, format := d.int32(), d.int32(), d.int32(), pixelFormat(d.uint32())
+		p := pixels{width: width, height: height, stride: stride, format: format, data: d.bytes()}
+		apply = func() error { return l.scanout(p) }
+	case "Update":
+		x, y, width, height := d.int32(), d.int32(), d.int32(), d.int32()
+		stride, format := d.int32(), pixelFormat(d.uint32())
+		p := pixels{width: width, height: height, stride: stride, format: format, data: d.bytes()}
+		apply = func() error { return l.update(x, y, p) }
+	case "CursorDefine":
+		width, height, hotX, hotY, data := d.int32(), d.int32(), d.int32(), d.int32(), d.bytes()
+		apply = func() error { return l.mirror.defineCursor(width, height, hotX, hotY, data) }
+	case "MouseSet":
+		x, y, on := d.int32(), d.int32(), d.int32()
+		apply = func() error { l.mirror.moveCursor(x, y, on != 0); return nil }
+	case "Disable":
+		apply = func() error { l.mirror.blank(); return nil }
+	}
+	if d.failed {
+		return false, fmt.Errorf("%w: cut short", errMalformed)
+	}
+	return true, apply()
+}
+
+// When the display changes its size, QEMU says nothing at first: what is repainted of the new one
+// arrives as updates, some of them outside the old, and the whole of it with its size soon after.
+// So an update outside the display is not drawn, nobody is shown the mixture, and if the whole does
+// not come, the session ends: a new one begins with it.
+
+func (l *listener) update(x, y int, p pixels) error {
+	err := l.mirror.update(x, y, p)
+	if errors.Is(err, errOutside) && !l.resizing {
+		l.resizing = true
+		l.mirror.begin()
+		l.conn.SetReadDeadline(time.Now().Add(resizePatience)) // where it fails, so does reading
+	}
+	if errors.Is(err, errOutside) {
+		return nil
+	}
+	return err
+}
+
+func (l *listener) scanout(p pixels) error {
+	if err := l.mirror.scanout(p); err != nil || !l.resizing {
+		return err
+	}
+	l.resizing = false
+	l.mirror.finish()
+	l.conn.SetReadDeadline(time.Time{})
+	return nil
+}
+
+// interruptOn makes conn's reads and writes fail when ctx ends, until the returned function is
+// called.
+func interruptOn(ctx context.Context, conn net.Conn) (release func()) {
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	return func() { stop() }
+}

@@ -1,0 +1,208 @@
+// Package store keeps desktops, users and keys in SQLite. It is desktop.Store and nothing more: it
+// holds no policy, and knows neither HTTP nor the hypervisor.
+//
+// There are two pools on one database in WAL mode. The writer has a single connection, so that
+// writes queue in this process instead of failing on SQLite's lock, and every one of its
+// transactions takes the write lock at its beginning. The readers never wait for it. Commits are
+// synchronous: what the store has said yes to survives a crash of the machine.
+//
+// The SQL is kept plain enough for PostgreSQL to take over.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"bureau/desktop"
+)
+
+// Store is a desktop.Store in one SQLite file. It is safe for concurrent use.
+type Store struct {
+	writer *sql.DB
+	reader *sql.DB
+}
+
+var _ desktop.Store = (*Store)(nil)
+
+// busyTimeout is how long a statement waits for another process that holds the lock, such as a
+// backup.
+const busyTimeout = 10 * time.Second
+
+// readers is how many readings go on at once.
+const readers = 4
+
+// Open opens the database at path, makes it when there is none, and brings its schema up to date.
+// A database of a newer bureau is refused and left as it is.
+func Open(ctx context.Context, path string) (*Store, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	if err := prepare(path); err != nil {
+		return nil, fmt.Errorf("open the database %s: %w", path, err)
+	}
+	s := &Store{}
+	if s.writer, err = connect(path, "_txlock", "immediate"); err == nil {
+		s.writer.SetMaxOpenConns(1)
+		err = migrate(ctx, s.writer, migrations)
+	}
+	if err == nil {
+		if s.reader, err = connect(path, "_pragma", "query_only(1)"); err == nil {
+			s.reader.SetMaxOpenConns(readers)
+			s.reader.SetMaxIdleConns(readers)
+			err = s.reader.PingContext(ctx)
+		}
+	}
+	if err != nil {
+		s.Close()
+		return nil, fmt.Errorf("open the database %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// prepare makes the folder and the file readable by nobody else before SQLite writes to them; the
+// log files beside it take over the file's mode.
+func prepare(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Chmod(0o600), file.Close())
+}
+
+// connect makes a pool; key and value are a further parameter of the driver.
+func connect(path, key, value string) (*sql.DB, error) {
+	query := url.Values{"_pragma": {
+		fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()),
+		"journal_mode(WAL)",
+		"synchronous(FULL)",
+		"foreign_keys(1)",
+	}}
+	query.Add(key, value)
+	dsn := url.URL{Scheme: "file", Path: path, RawQuery: query.Encode()}
+	return sql.Open("sqlite", dsn.String())
+}
+
+// Ping tells whether the database answers.
+func (s *Store) Ping(ctx context.Context) error {
+	var one int
+	if err := s.reader.QueryRowContext(ctx, `SELECT 1 FROM users LIMIT 1`).Scan(&one); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return fmt.Errorf("ask the database: %w", err)
+	}
+	return nil
+}
+
+// Close waits for running queries and closes the database.
+func (s *Store) Close() error {
+	var errs []error
+	// The readers go first, so that the last connection is one that may fold the log into the file.
+	for _, db := range []*sql.DB{s.reader, s.writer} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close the database: %w", err)
+	}
+	return nil
+}
+
+// write runs do in one transaction on the writer.
+func (s *Store) write(ctx context.Context, do func(*sql.Tx) error) error {
+	tx, err := s.writer.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // does nothing after a commit
+	if err := do(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// querier is what a reading needs: the readers' pool, or a transaction.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// scanner is one row of either kind.
+type scanner interface{ Scan(dest ...any) error }
+
+// collect reads all rows of a query.
+func collect[T any](ctx context.Context, q querier, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	list := []T{}
+	for rows.Next() {
+		item, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, item)
+	}
+	return list, rows.Err()
+}
+
+// violates tells whether err is a broken constraint of the given extended codes.
+func violates(err error, codes ...int) bool {
+	var failure *sqlite.Error
+	if !errors.As(err, &failure) {
+		return false
+	}
+	for _, code := range codes {
+		if failure.Code() == code {
+			return true
+		}
+	}
+	return false
+}
+
+func duplicate(err error) bool {
+	return violates(err, sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+}
+
+func dangling(err error) bool { return violates(err, sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY) }
+
+// moment is a time as a column holds it.
+func moment(t time.Time) int64 { return t.UnixNano() }
+
+func fromMoment(n int64) time.Time { return time.Unix(0, n).UTC() }
+
+// maybe is a time that may be missing: NULL for the zero time.
+func maybe(t time.Time) sql.NullInt64 {
+	if t.IsZero() {
+		return sql.NullInt64{}
+	}
+	return sql.NullInt64{Int64: moment(t), Valid: true}
+}
+
+func maybePointer(t *time.Time) sql.NullInt64 {
+	if t == nil {
+		return sql.NullInt64{}
+	}
+	return sql.NullInt64{Int64: moment(*t), Valid: true}
+}
+
+func fromMaybe(n sql.NullInt64) *time.Time {
+	if !n.Valid {
+		return nil
+	}
+	t := fromMoment(n.Int64)
+	return &t
+}
