@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"bureau/api/apitest"
 )
 
 // prefix begins the names of everything that the tests make in libvirt.
@@ -41,8 +43,11 @@ type appliance struct {
 	http   *http.Client
 	keep   string // folder for what failures leave behind
 
-	mu      sync.Mutex
-	process *process
+	checked *apitest.Transport
+
+	mu         sync.Mutex
+	process    *process
+	deviations []error
 
 	guest sharedGuest
 }
@@ -118,40 +123,33 @@ log:
 `, listen, a.socket, filepath.Join(a.dir, "data"), prefix, prefix, prefix)
 }
 
-// unprivileged is the user that an appliance runs as, which packaging/host/prepare makes.
+// unprivileged is who serve runs as when the tests run as root: nobody in particular, in the group
+// libvirt. An appliance has a user of its own, which make test does not make.
 func unprivileged() (*syscall.Credential, error) {
-	u, err := user.Lookup("bureau")
-	if err != nil {
-		return nil, fmt.Errorf("%w; packaging/host/prepare makes it, and make test runs that", err)
-	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	u, err := user.Lookup("nobody")
 	if err != nil {
 		return nil, err
 	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	g, err := user.LookupGroup("libvirt")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w; packaging/host/prepare --tests makes this machine ready, and make test runs that", err)
 	}
-	credential := &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-	ids, err := u.GroupIds()
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range ids {
-		n, err := strconv.ParseUint(id, 10, 32)
+	var ids [3]uint32
+	for i, text := range []string{u.Uid, u.Gid, g.Gid} {
+		n, err := strconv.ParseUint(text, 10, 32)
 		if err != nil {
 			return nil, err
 		}
-		credential.Groups = append(credential.Groups, uint32(n))
+		ids[i] = uint32(n)
 	}
-	return credential, nil
+	return &syscall.Credential{Uid: ids[0], Gid: ids[1], Groups: ids[2:]}, nil
 }
 
 // build makes the binary as the Makefile does, under a version of the tests' choice.
 func build(ctx context.Context, path, version string, cgo bool) error {
 	began := time.Now()
 	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "libvirt_dlopen",
-		"-ldflags", "-s -w -X "+versionVariable+"="+version, "-o", path, "bureau")
+		"-ldflags", "-s -w -X bureau/cmd.version="+version, "-o", path, "bureau")
 	c.Env = append(os.Environ(), "CGO_ENABLED="+map[bool]string{true: "1", false: "0"}[cgo])
 	if out, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("building %s: %w\n%s", path, err, out)
@@ -184,14 +182,75 @@ func (a *appliance) setUp(ctx context.Context) error {
 	if err := a.importImages(ctx); err != nil {
 		return err
 	}
+	if err := defineForeign(ctx); err != nil {
+		return err
+	}
 	progress("images in place after %s", time.Since(began).Round(time.Second/10))
 	if err := a.start(ctx); err != nil {
+		return err
+	}
+	if err := a.validate(ctx); err != nil {
 		return err
 	}
 	if err := a.makeKey(ctx); err != nil {
 		return err
 	}
 	return a.guest.boot(ctx, a)
+}
+
+// importImages puts the images into the appliance's pool. They are built if they have not been,
+// which needs root and takes minutes; make test has seen to it before.
+func (a *appliance) importImages(ctx context.Context) error {
+	args := []string{a.binary, "--config", a.config, "--json", "image", "build", "desktop", "minimal", "--import"}
+	if cache := os.Getenv("BUREAU_E2E_IMAGES"); cache != "" {
+		args = append(args, "--cache", cache)
+	}
+	c := asRoot(ctx, args...)
+	var out bytes.Buffer
+	c.Stdout, c.Stderr = &out, os.Stderr
+	if err := c.Run(); err != nil {
+		return fmt.Errorf("building and importing the images: %w\n%s", err, out.Bytes())
+	}
+	return nil
+}
+
+// purge removes all that an appliance with the tests' prefix has made in libvirt.
+func (a *appliance) purge(ctx context.Context) error {
+	_, err := a.output(ctx, "image", "purge", "--yes")
+	return err
+}
+
+// makeKey makes the tests' user and a key for everything, as an operator does.
+func (a *appliance) makeKey(ctx context.Context) error {
+	if _, err := a.output(ctx, "user", "create", owner, "--tier", "shared"); err != nil {
+		return err
+	}
+	out, err := a.output(ctx, "key", "create", "tests", "--user", owner, "--all")
+	a.key = strings.TrimSpace(string(out))
+	return err
+}
+
+// validate makes every exchange from here on be held against the appliance's own OpenAPI document.
+func (a *appliance) validate(ctx context.Context) error {
+	a.http = &http.Client{}
+	r, err := a.send(ctx, http.MethodGet, "/openapi.json", nil)
+	if err != nil {
+		return err
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	a.checked, err = apitest.NewTransport(r.body, transport, a.deviates)
+	if err != nil {
+		return err
+	}
+	a.http.Transport = a.checked
+	return nil
+}
+
+// deviates is told of each exchange that is not as the document says.
+func (a *appliance) deviates(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.deviations = append(a.deviations, err)
 }
 
 // command is one that acts for the appliance's operator on its configuration.
@@ -303,9 +362,13 @@ func (a *appliance) end(signal syscall.Signal) error {
 func (a *appliance) remove() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	err := a.end(syscall.SIGTERM)
+	err := errors.Join(a.deviations...)
+	if a.checked != nil {
+		progress("%d exchanges held against the OpenAPI document", a.checked.Checked())
+	}
+	err = errors.Join(err, a.end(syscall.SIGTERM))
 	if _, statErr := os.Stat(a.binary); statErr == nil {
-		err = errors.Join(err, a.purge(ctx))
+		err = errors.Join(err, a.purge(ctx), nothingLeft(ctx), removeForeign(ctx))
 	}
 	return errors.Join(err, os.RemoveAll(a.dir))
 }

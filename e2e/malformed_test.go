@@ -64,7 +64,7 @@ func TestMalformedRequests(t *testing.T) {
 		{"wrong method", "GET", "click", nil, 405, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r, err := g.sendUnchecked(t.Context(), c.method, g.path(c.route), c.body)
+			r, err := g.send(t.Context(), c.method, g.path(c.route), c.body)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -72,7 +72,7 @@ func TestMalformedRequests(t *testing.T) {
 		})
 	}
 	t.Run("no such desktop", func(t *testing.T) {
-		r, err := g.sendUnchecked(t.Context(), http.MethodGet, "/v1/desktops/dt-aaaaaaaaaaaaaaaa", nil)
+		r, err := g.send(t.Context(), http.MethodGet, "/v1/desktops/dt-aaaaaaaaaaaaaaaa", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
