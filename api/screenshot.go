@@ -81,7 +81,7 @@ func (p Picture) check() error {
 
 // options are the renderer's, for a display of the given bounds, which a region must lie in.
 func (p Picture) options(display image.Rectangle) (picture.Options, error) {
-	o := picture.Options{Format: p.Format, Quality: p.Quality, Scale: p.Scale, MaxWidth: p.MaxWidth, MaxHeight: p.MaxHeight, Cursor: p.Cursor}
+	o := picture.Options{Format: picture.Format(p.Format), Quality: p.Quality, Scale: p.Scale, MaxWidth: p.MaxWidth, MaxHeight: p.MaxHeight, Cursor: p.Cursor}
 	if region := image.Rectangle(p.Region); !region.Empty() {
 		if !region.In(display.Sub(display.Min)) {
 			failure := desktop.Errorf(desktop.Invalid, "region: outside the display, which is %dx%d", display.Dx(), display.Dy())

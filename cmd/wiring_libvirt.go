@@ -2,4 +2,56 @@
 
 package cmd
 
-func addLibvirt(*Parts) {}
+import (
+	"context"
+	"log/slog"
+
+	"bureau/cmd/config"
+	"bureau/desktop"
+	"bureau/hypervisor"
+	"bureau/packaging/image"
+)
+
+func addLibvirt(p *Parts) {
+	p.Serve = serve
+	p.Images = openImages
+}
+
+func hypervisorOptions(c config.Config, log *slog.Logger) hypervisor.Options {
+	o := hypervisor.Options{
+		URI:          c.Libvirt.URI,
+		Prefix:       c.Libvirt.Prefix,
+		Acceleration: c.Acceleration,
+		Version:      Version(),
+		Log:          log,
+	}
+	o.Pool.Name, o.Pool.Path = c.Libvirt.Pool.Name, c.Libvirt.Pool.Path
+	return o
+}
+
+// images is the hypervisor's store of images, open for one command.
+type images struct{ *hypervisor.Host }
+
+func openImages(ctx context.Context, c config.Config, log *slog.Logger) (Images, error) {
+	host, err := hypervisor.Open(ctx, hypervisorOptions(c, log))
+	if err != nil {
+		return nil, err
+	}
+	return images{host}, nil
+}
+
+func (i images) Import(ctx context.Context, f image.Files, progress func(done, total int64)) (desktop.Image, error) {
+	return i.ImportImage(ctx, hypervisor.ImageFiles{
+		Name:        f.Name,
+		Digest:      f.Digest,
+		Description: f.Description,
+		Boot:        f.Boot,
+		Disk:        f.Disk,
+		Kernel:      f.Kernel,
+		Initrd:      f.Initrd,
+		DiskBytes:   f.DiskBytes,
+	}, progress)
+}
+
+func (i images) List(ctx context.Context) ([]desktop.Image, error) { return i.Images(ctx) }
+func (i images) Remove(ctx context.Context, name string) error     { return i.RemoveImage(ctx, name) }

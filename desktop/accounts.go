@@ -187,19 +187,28 @@ func (a *Accounts) RevokeKey(ctx context.Context, id string) (Key, error) {
 	return a.store.RevokeKey(ctx, id, now())
 }
 
-// FirstAdmin makes the appliance's first user where there is none, and tells whether it did.
+// FirstAdmin is the appliance's first administrator, made now where there is none, and whether it
+// was.
 func (a *Accounts) FirstAdmin(ctx context.Context, email, tier string) (User, bool, error) {
-	users, err := a.store.Users(ctx)
+	user, err := firstAdmin(ctx, a.store)
+	if CodeOf(err) != NotFound {
+		return user, false, err
+	}
+	user, err = a.CreateUser(ctx, email, RoleAdmin, tier)
+	return user, err == nil, err
+}
+
+func firstAdmin(ctx context.Context, store Store) (User, error) {
+	users, err := store.Users(ctx)
 	if err != nil {
-		return User{}, false, err
+		return User{}, err
 	}
 	for _, u := range users {
 		if u.Role == RoleAdmin {
-			return u, false, nil
+			return u, nil
 		}
 	}
-	user, err := a.CreateUser(ctx, email, RoleAdmin, tier)
-	return user, err == nil, err
+	return User{}, Errorf(NotFound, "there is no administrator")
 }
 
 // now is the present, in the precision that the store and the API keep.

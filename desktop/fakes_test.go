@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -79,7 +80,9 @@ func (s *memoryStore) Desktops(_ context.Context, page Page) ([]Record, error) {
 	return list, nil
 }
 
-func (s *memoryStore) Users(context.Context) ([]User, error) { return nil, nil }
+func (s *memoryStore) Users(context.Context) ([]User, error) {
+	return slices.Collect(maps.Values(s.users)), nil
+}
 
 func (s *memoryStore) User(_ context.Context, id string) (User, error) {
 	s.mu.Lock()

@@ -222,6 +222,10 @@ func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record 
 			}
 			return Record{}, 0, err
 		}
+	} else if caller.Local {
+		if owner, err = firstAdmin(ctx, m.store); err != nil {
+			return Record{}, 0, err
+		}
 	}
 	ownerTier, err := findTier(m.config.Tiers, owner.Tier)
 	if err != nil {

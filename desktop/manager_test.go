@@ -17,7 +17,8 @@ var (
 	}
 	ann   = Caller{User: User{ID: "usr-ann", Tier: "free"}}
 	bob   = Caller{User: User{ID: "usr-bob", Tier: "max"}}
-	local = Caller{Local: true, User: User{ID: "usr-root", Tier: "max"}}
+	root  = User{ID: "usr-root", Role: RoleAdmin, Tier: "max"}
+	local = Caller{Local: true}
 )
 
 type appliance struct {
@@ -28,7 +29,7 @@ type appliance struct {
 }
 
 func newAppliance(t *testing.T) *appliance {
-	a := &appliance{t: t, machines: newFakeMachines(), store: newMemoryStore(ann.User, bob.User, local.User)}
+	a := &appliance{t: t, machines: newFakeMachines(), store: newMemoryStore(ann.User, bob.User, root)}
 	a.open()
 	t.Cleanup(func() { a.Close() })
 	return a
@@ -181,6 +182,9 @@ func TestDrafts(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	a.awaitStatus(d.ID, Stopped)
+	if d := a.create(local, Draft{}); d.Owner != root.ID || d.Tier != root.Tier {
+		t.Errorf("the operator's own: %+v", d)
+	}
 	a.create(ann, Draft{})
 	if _, err := a.Create(t.Context(), ann, Draft{}); CodeOf(err) != Conflict {
 		t.Errorf("beyond the limit: %v", err)

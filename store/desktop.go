@@ -10,7 +10,7 @@ import (
 )
 
 const desktopColumns = `id, owner, name, tier, image, image_digest, network, vcpus, memory_bytes, disk_bytes,
-	keep_alive, wish, restart, failure, created_at, updated_at, destroyed_at`
+	keep_alive, wish, boot, failure, created_at, updated_at, destroyed_at`
 
 func scanDesktop(row scanner) (desktop.Record, error) {
 	var (
@@ -19,7 +19,7 @@ func scanDesktop(row scanner) (desktop.Record, error) {
 		destroyed        sql.NullInt64
 	)
 	err := row.Scan(&r.ID, &r.Owner, &r.Name, &r.Tier, &r.Image, &r.ImageDigest, &r.Network,
-		&r.VCPUs, &r.MemoryBytes, &r.DiskBytes, &r.KeepAlive, &r.Wish, &r.Restart, &r.Failure,
+		&r.VCPUs, &r.MemoryBytes, &r.DiskBytes, &r.KeepAlive, &r.Wish, &r.Boot, &r.Failure,
 		&created, &updated, &destroyed)
 	r.CreatedAt, r.UpdatedAt = fromMoment(created), fromMoment(updated)
 	if t := fromMaybe(destroyed); t != nil {
@@ -46,7 +46,7 @@ func (s *Store) InsertDesktop(ctx context.Context, r desktop.Record, limit int) 
 		_, err := tx.ExecContext(ctx,
 			`INSERT INTO desktops (`+desktopColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			r.ID, r.Owner, r.Name, r.Tier, r.Image, r.ImageDigest, r.Network, r.VCPUs, r.MemoryBytes, r.DiskBytes,
-			r.KeepAlive, r.Wish, r.Restart, r.Failure, moment(r.CreatedAt), moment(r.UpdatedAt), maybe(r.DestroyedAt))
+			r.KeepAlive, r.Wish, r.Boot, r.Failure, moment(r.CreatedAt), moment(r.UpdatedAt), maybe(r.DestroyedAt))
 		return err
 	})
 	switch {
@@ -77,9 +77,9 @@ func (s *Store) UpdateDesktop(ctx context.Context, id string, change func(*deskt
 		r.ID, r.Owner, r.CreatedAt = before.ID, before.Owner, before.CreatedAt // for good
 		_, err = tx.ExecContext(ctx,
 			`UPDATE desktops SET name = ?, tier = ?, image = ?, image_digest = ?, network = ?, vcpus = ?, memory_bytes = ?,
-				disk_bytes = ?, keep_alive = ?, wish = ?, restart = ?, failure = ?, updated_at = ?, destroyed_at = ? WHERE id = ?`,
+				disk_bytes = ?, keep_alive = ?, wish = ?, boot = ?, failure = ?, updated_at = ?, destroyed_at = ? WHERE id = ?`,
 			r.Name, r.Tier, r.Image, r.ImageDigest, r.Network, r.VCPUs, r.MemoryBytes,
-			r.DiskBytes, r.KeepAlive, r.Wish, r.Restart, r.Failure, moment(r.UpdatedAt), maybe(r.DestroyedAt), id)
+			r.DiskBytes, r.KeepAlive, r.Wish, r.Boot, r.Failure, moment(r.UpdatedAt), maybe(r.DestroyedAt), id)
 		return err
 	})
 	switch {

@@ -42,7 +42,7 @@ CREATE TABLE desktops (
   disk_bytes   INTEGER NOT NULL,
   keep_alive   INTEGER NOT NULL CHECK (keep_alive IN (0, 1)),
   wish         TEXT    NOT NULL CHECK (wish IN ('run', 'halt', 'destroy')),
-  restart      INTEGER NOT NULL CHECK (restart IN (0, 1)),
+  boot         TEXT    NOT NULL CHECK (boot IN ('', 'start', 'restart')),
   failure      TEXT    NOT NULL,
   created_at   INTEGER NOT NULL,
   updated_at   INTEGER NOT NULL,

@@ -1,0 +1,138 @@
+//go:build cgo && libvirt_dlopen
+
+package cmd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"bureau/agent"
+	"bureau/api"
+	"bureau/cmd/config"
+	"bureau/desktop"
+	"bureau/hypervisor"
+	"bureau/store"
+)
+
+// firstAdmin is the e-mail address of the user that the first start makes.
+const firstAdmin = "admin@localhost"
+
+// serve assembles the appliance and runs it until ctx ends. What it leaves behind is whole: the
+// desktops run on, and the next start takes them over.
+func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Served)) (err error) {
+	database := filepath.Join(c.DataDir, "bureau.db")
+	_, statErr := os.Stat(database)
+	kept, err := store.Open(ctx, database)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, kept.Close)
+
+	host, err := hypervisor.Open(ctx, hypervisorOptions(c, log))
+	if err != nil {
+		return err
+	}
+	defer closing(&err, host.Close)
+
+	tiers := tiersOf(c)
+	accounts := desktop.NewAccounts(kept, tiers, c.DefaultTier)
+	admin, _, err := accounts.FirstAdmin(ctx, firstAdmin, largest(tiers))
+	if err != nil {
+		return err
+	}
+	manager, err := desktop.NewManager(ctx, host, kept, &agent.Connector{Binary: "/proc/self/exe", Log: log},
+		desktop.Config{
+			Tiers:        tiers,
+			DefaultImage: c.Image,
+			Network:      c.Network,
+			StopGrace:    c.StopGrace,
+			BootTimeout:  c.BootTimeout,
+			ScreenIdle:   c.ScreenIdle,
+		}, log)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, manager.Close)
+
+	tcp, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("listening for the API (listen: %s): %w", c.Listen, err)
+	}
+	socket, err := listenAdmin(ctx, c.AdminSocket)
+	if err != nil {
+		_ = tcp.Close()
+		return err
+	}
+	ready(Served{
+		URL:         "http://" + tcp.Addr().String(),
+		AdminSocket: c.AdminSocket,
+		Admin:       admin,
+		FirstStart:  errors.Is(statErr, fs.ErrNotExist),
+	})
+	server := api.New(api.Options{
+		Desktops:      manager,
+		Accounts:      accounts,
+		Logger:        log,
+		RatePerMinute: float64(c.RateLimit),
+		Version:       Version(),
+	})
+	return server.Serve(ctx, tcp, socket)
+}
+
+// closing adds the error of a part's end to that of the appliance.
+func closing(err *error, end func() error) { *err = errors.Join(*err, end()) }
+
+// listenAdmin listens on the administration socket, which only this user and root may open. A
+// socket that a dead process left is replaced; one that answers is not.
+func listenAdmin(ctx context.Context, path string) (net.Listener, error) {
+	if conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path); err == nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("another bureau serve answers at %s: end it first, or set another adminSocket", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("removing the socket of an earlier run: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("making the folder of the administration socket: %w", err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listening on the administration socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		_ = listener.Close()
+		return nil, fmt.Errorf("closing the administration socket to others: %w", err)
+	}
+	return listener, nil
+}
+
+// tiersOf lists the configured tiers, smallest first.
+func tiersOf(c config.Config) []desktop.Tier {
+	tiers := make([]desktop.Tier, 0, len(c.Tiers))
+	for _, name := range slices.Sorted(maps.Keys(c.Tiers)) {
+		t := c.Tiers[name]
+		tiers = append(tiers, desktop.Tier{
+			Name:        name,
+			VCPUs:       t.VCPUs,
+			MemoryBytes: int64(t.Memory),
+			DiskBytes:   int64(t.Disk),
+			Desktops:    t.Desktops,
+		})
+	}
+	slices.SortStableFunc(tiers, func(a, b desktop.Tier) int { return cmp.Compare(a.MemoryBytes, b.MemoryBytes) })
+	return tiers
+}
+
+// largest is the tier of the first administrator.
+func largest(tiers []desktop.Tier) string {
+	return tiers[len(tiers)-1].Name
+}
