@@ -49,7 +49,7 @@ func TestAgentWithoutCgo(t *testing.T) {
 	}
 	defer restore()
 
-	host, err := hypervisor.New(hypervisor.Options{Prefix: prefix})
+	host, err := hypervisor.Open(t.Context(), hypervisor.Options{Prefix: prefix, AgentBinary: lab.binary})
 	if err != nil {
 		t.Fatal(err)
 	}
