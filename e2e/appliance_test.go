@@ -179,13 +179,13 @@ func (a *appliance) setUp(ctx context.Context) error {
 		return fmt.Errorf("removing an earlier run's remains: %w", err)
 	}
 	began := time.Now()
-	if err := a.importImages(ctx); err != nil {
+	if err := a.importImage(ctx, "desktop"); err != nil {
 		return err
 	}
 	if err := defineForeign(ctx); err != nil {
 		return err
 	}
-	progress("images in place after %s", time.Since(began).Round(time.Second/10))
+	progress("the image is in place after %s", time.Since(began).Round(time.Second/10))
 	if err := a.start(ctx); err != nil {
 		return err
 	}
@@ -198,10 +198,10 @@ func (a *appliance) setUp(ctx context.Context) error {
 	return a.guest.boot(ctx, a)
 }
 
-// importImages puts the images into the appliance's pool. They are built if they have not been,
-// which needs root and takes minutes; make test has seen to it before.
-func (a *appliance) importImages(ctx context.Context) error {
-	args := []string{a.binary, "--config", a.config, "--json", "image", "build", "desktop", "minimal", "--import"}
+// importImage puts an image into the appliance's pool. It is built if it has not been, which needs
+// root and takes minutes; make test has seen to it before.
+func (a *appliance) importImage(ctx context.Context, name string) error {
+	args := []string{a.binary, "--config", a.config, "--json", "image", "build", name, "--import"}
 	if cache := os.Getenv("BUREAU_E2E_IMAGES"); cache != "" {
 		args = append(args, "--cache", cache)
 	}
@@ -209,7 +209,7 @@ func (a *appliance) importImages(ctx context.Context) error {
 	var out bytes.Buffer
 	c.Stdout, c.Stderr = &out, os.Stderr
 	if err := c.Run(); err != nil {
-		return fmt.Errorf("building and importing the images: %w\n%s", err, out.Bytes())
+		return fmt.Errorf("building and importing the image %s: %w\n%s", name, err, out.Bytes())
 	}
 	return nil
 }

@@ -79,10 +79,21 @@ func (a *appliance) create(ctx context.Context, draft map[string]any) (*guest, e
 	return &guest{a, s.ID}, nil
 }
 
+var minimalImage = sync.OnceValue(func() error { return lab.importImage(context.Background(), "minimal") })
+
+// needMinimal puts the small image in place.
+func needMinimal(t testing.TB) {
+	t.Helper()
+	if err := minimalImage(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // minimal makes a desktop of the small image that the test may do anything to, ready and with the
 // probe in it. It is destroyed when the test ends.
 func minimal(t testing.TB, name string) *guest {
 	t.Helper()
+	needMinimal(t)
 	g, err := lab.create(t.Context(), map[string]any{"name": name, "image": "minimal", "tier": "small"})
 	if err != nil {
 		t.Fatal(err)

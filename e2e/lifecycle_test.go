@@ -167,6 +167,7 @@ func TestLife(t *testing.T) {
 
 // A desktop that is made without a start stays off, and a name that is none is refused.
 func TestCreateWithoutAStart(t *testing.T) {
+	needMinimal(t)
 	g, err := lab.create(t.Context(), map[string]any{"name": "off", "image": "minimal", "tier": "small", "start": false})
 	if err != nil {
 		t.Fatal(err)

@@ -188,6 +188,7 @@ func TestAgentIsKilledWhileTyping(t *testing.T) {
 // libvirtd is killed and started again. It is the machine's own, which an operator's guests use as
 // well: a restart of it is harmless to guests, that is what it was made for.
 func TestLibvirtIsKilled(t *testing.T) {
+	needMinimal(t)
 	g := shared(t)
 	boot := g.bootID(t)
 	pid := libvirtPID(t)
