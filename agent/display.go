@@ -34,7 +34,8 @@ type OpenDisplay func(ctx context.Context) (Display, error)
 
 const (
 	displayWait    = 15 * time.Second // for one attempt to connect
-	addressesEvery = 2 * time.Second
+	addressesFirst = time.Second      // between two looks while there is no address
+	addressesEvery = 10 * time.Second
 )
 
 // screen keeps a connection to the display, and with it what the agent tells of itself.
@@ -150,15 +151,17 @@ func (s *screen) display() (Display, error) {
 }
 
 func (s *screen) watchAddresses(ctx context.Context) {
-	ticker := time.NewTicker(addressesEvery)
-	defer ticker.Stop()
+	pause := addressesFirst
 	for {
 		select {
-		case <-ticker.C:
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return
 		}
 		found := addresses()
+		if pause = addressesFirst; len(found) > 0 {
+			pause = addressesEvery
+		}
 		s.mu.Lock()
 		s.changeLocked(func(status *desktop.AgentStatus) { status.Addresses = found })
 		s.mu.Unlock()

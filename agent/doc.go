@@ -27,10 +27,14 @@
 //	  9   1  version of the protocol after the handshake: 1
 //	 10  16  the host's nonce, 0 in BOOT
 //	 26  16  the guest's nonce, 0 in HELLO and BOOT
-//	 42  32  in ACK: sha256 of the guest's agent binary
+//	 42  32  in ACK: fingerprint of the guest's agent binary
 //	 74  46  in ACK: the guest's version, in UTF-8, padded with 0
 //	120   4  0
 //	124   4  CRC-32 (IEEE) of the 124 bytes before
+//
+// The fingerprint is the sha256 of the file's size (8 bytes) and of 64 blocks of 8192 bytes of it,
+// block i beginning at (size-8192)*i/63, rounded down. A guest with another fingerprint than the
+// host's own binary is given that.
 //
 // A receiver drops every byte that is not part of a frame with a right checksum. "Flush" stands for
 // 32780 bytes of FF.
@@ -53,8 +57,8 @@
 // It is yamux (https://github.com/hashicorp/yamux/blob/master/spec.md), the host being the client
 // (odd stream numbers), with windows of 256 KiB, and a data frame carries at most 32 KiB. Either side
 // pings every 5 s and gives the other 10 s to answer; more than 20 pings in a second end the session,
-// as does any frame that breaks these rules. At most 64 streams of the peer are served at once and 64
-// more wait. Each stream carries HTTP/1.1, the opener being the client, and may be used for many
+// as does any frame that breaks these rules. The host serves at most 64 streams of the guest at once,
+// the guest 1024 of the host; 64 more may wait, and those beyond are reset. Each stream carries HTTP/1.1, the opener being the client, and may be used for many
 // requests. The host's requests go to the agent, the guest's to whatever the host offers to guests.
 //
 // # The agent's requests

@@ -301,7 +301,7 @@ func memoryFile(text string) (*os.File, error) {
 		return nil, fmt.Errorf("keeping the script: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "script")
-	if _, err := f.WriteString(text); err == nil {
+	if _, err = f.WriteString(text); err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err != nil {

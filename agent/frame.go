@@ -53,7 +53,7 @@ type frame struct {
 	protocol byte
 	host     nonce
 	guest    nonce
-	binary   [32]byte // sha256 of the guest's executable
+	binary   [32]byte // fingerprint of the guest's executable
 	version  string
 }
 

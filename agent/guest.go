@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -58,6 +59,8 @@ func Run(ctx context.Context, o Options) error {
 		return nil
 	}
 	unix.Umask(0o022)
+	// Commands inherit nothing that this process was given by mistake.
+	unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // a kernel before 5.11 lacks it
 	err := Serve(ctx, o)
 	if !errors.Is(err, ErrReplaced) {
 		return err
@@ -123,7 +126,7 @@ func serve(ctx context.Context, port io.ReadWriteCloser, o Options) (err error) 
 	defer cancel()
 
 	self := peer{version: o.Version}
-	if self.binary, err = fileSum("/proc/self/exe"); err != nil {
+	if self.binary, err = fingerprint("/proc/self/exe"); err != nil {
 		return err
 	}
 	handler := g.routes()
@@ -169,7 +172,7 @@ func (g *guest) session(ctx context.Context, w *wire, self peer, handler http.Ha
 	}()
 	up := m.transport()
 	g.options.Uplink.set(up)
-	m.serve(ctx, handler, g.log)
+	m.serve(ctx, handler, hostStreams, g.log)
 	g.options.Uplink.set(nil)
 	up.CloseIdleConnections()
 	m.close()

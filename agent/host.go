@@ -40,12 +40,6 @@ type Connector struct {
 	// Handler answers requests that guests make. May be nil.
 	Handler http.Handler
 	Log     *slog.Logger
-
-	sum struct {
-		sync.Mutex
-		of    os.FileInfo
-		value [32]byte
-	}
 }
 
 var _ desktop.AgentConnector = (*Connector)(nil)
@@ -67,9 +61,12 @@ func (c *Connector) connect(ctx context.Context, w *wire) (desktop.Agent, error)
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	want, err := c.checksum()
-	if err != nil {
-		return nil, err
+	var want [32]byte
+	if c.Binary != "" {
+		var err error
+		if want, err = fingerprint(c.Binary); err != nil {
+			return nil, err
+		}
 	}
 	for delivered := false; ; delivered = true {
 		l := w.leg()
@@ -97,7 +94,7 @@ func (c *Connector) connect(ctx context.Context, w *wire) (desktop.Agent, error)
 				"the desktop's agent is %s still, after this bureau's own was delivered to it: restart the desktop", p.version)
 		}
 		log.Info("delivering this bureau to a desktop whose agent is another", "version", p.version)
-		err = c.deliver(ctx, m, want)
+		err = c.deliver(ctx, m)
 		m.close()
 		if err != nil {
 			return nil, fmt.Errorf("delivering the agent: %w", err)
@@ -105,63 +102,30 @@ func (c *Connector) connect(ctx context.Context, w *wire) (desktop.Agent, error)
 	}
 }
 
-// checksum is the sha256 of the host's binary, computed anew when the file changes.
-func (c *Connector) checksum() ([32]byte, error) {
-	if c.Binary == "" {
-		return [32]byte{}, nil
-	}
-	c.sum.Lock()
-	defer c.sum.Unlock()
-	info, err := os.Stat(c.Binary)
-	if err != nil {
-		return [32]byte{}, fmt.Errorf("looking at the agent's binary: %w", err)
-	}
-	if was := c.sum.of; was != nil && os.SameFile(was, info) &&
-		was.Size() == info.Size() && was.ModTime().Equal(info.ModTime()) {
-		return c.sum.value, nil
-	}
-	sum, err := fileSum(c.Binary)
-	if err != nil {
-		return sum, err
-	}
-	c.sum.of, c.sum.value = info, sum
-	return sum, nil
-}
-
-func fileSum(path string) (sum [32]byte, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return sum, fmt.Errorf("reading the agent's binary: %w", err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return sum, fmt.Errorf("reading the agent's binary: %w", err)
-	}
-	h.Sum(sum[:0])
-	return sum, nil
-}
-
 // deliver puts the host's binary in the place of the guest's agent, which starts it when the
 // session ends.
-func (c *Connector) deliver(ctx context.Context, m *mux, sum [32]byte) error {
+func (c *Connector) deliver(ctx context.Context, m *mux) error {
 	f, err := os.Open(c.Binary)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
+	h := sha256.New()
+	size, err := io.Copy(h, f)
 	if err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, deliverWait)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://agent"+routeAgent, f)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://agent"+routeAgent, io.LimitReader(f, size))
 	if err != nil {
 		return err
 	}
-	request.ContentLength = info.Size()
-	request.Header.Set(sumHeader, hex.EncodeToString(sum[:]))
+	request.ContentLength = size
+	request.Header.Set(sumHeader, hex.EncodeToString(h.Sum(nil)))
 	transport := m.transport()
 	defer transport.CloseIdleConnections()
 	response, err := transport.RoundTrip(request)
@@ -209,7 +173,7 @@ func newSession(ctx context.Context, w *wire, m *mux, handler http.Handler, log 
 		handler = http.NotFoundHandler()
 	}
 	var working sync.WaitGroup
-	working.Go(func() { m.serve(life, handler, log) })
+	working.Go(func() { m.serve(life, handler, guestStreams, log) })
 	working.Go(func() {
 		s.follow(lines)
 		m.close() // a session without its status is none
@@ -328,9 +292,18 @@ func (s *session) do(ctx context.Context, method, route string, message any) (*h
 	}
 	if response.StatusCode != http.StatusOK {
 		defer response.Body.Close()
-		return nil, readError(response.Body)
+		return nil, theirs(ctx, readError(response.Body))
 	}
 	return response, nil
+}
+
+// theirs is an error of the guest's, unless the caller has gone: what the guest says of that is an
+// echo.
+func theirs(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // lost makes the caller's error of one that the link had.
@@ -430,7 +403,7 @@ func (s *session) Exec(ctx context.Context, command desktop.Exec, output func(de
 			result.Truncated = result.Truncated || truncated
 			return result, nil
 		case chunkError:
-			return result, readError(bytes.NewReader(content))
+			return result, theirs(ctx, readError(bytes.NewReader(content)))
 		default:
 			return result, s.lost(ctx, errors.New("a chunk of unknown kind"))
 		}

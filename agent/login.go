@@ -214,6 +214,8 @@ func (r *runner) login(name string) (account, map[string]string, error) {
 	who := name
 	switch {
 	case who != "":
+	case unix.Geteuid() != 0: // an agent that is not root runs all as itself
+		who = "#" + strconv.Itoa(unix.Geteuid())
 	case found:
 		who = "#" + strconv.Itoa(int(session.uid))
 	case r.user != "":

@@ -22,8 +22,11 @@ const (
 	headerSize = 12
 	// maxBody is the most that a frame of the multiplexer carries. Both ends split what they write.
 	maxBody = 32 << 10
-	// maxStreams is how many streams of the peer are served at once; as many more may wait.
-	maxStreams = 64
+	// The most streams of the peer that each end serves at once. The guest trusts the host, which may
+	// have many long commands running; backlog more may wait for their turn.
+	guestStreams = 64
+	hostStreams  = 1024
+	backlog      = 64
 	// pingsPerSecond is far above what a healthy peer sends: one every keepAlive.
 	pingsPerSecond = 20
 
@@ -37,7 +40,7 @@ type mux struct{ session *yamux.Session }
 // newMux starts the multiplexer on a leg that has been through the handshake.
 func newMux(l *leg, host bool, log *slog.Logger) (*mux, error) {
 	config := yamux.DefaultConfig()
-	config.AcceptBacklog = maxStreams
+	config.AcceptBacklog = backlog
 	config.KeepAliveInterval = keepAlive
 	config.ConnectionWriteTimeout = writeTimeout
 	config.StreamOpenTimeout = 15 * time.Second
@@ -80,15 +83,19 @@ func (m *mux) transport() *http.Transport {
 	}
 }
 
-// serve answers the peer's requests until the session ends, then returns when the last handler has.
-func (m *mux) serve(ctx context.Context, handler http.Handler, log *slog.Logger) {
+// serve answers the peer's requests, on at most so many streams at a time, until the session ends.
+// It returns when the last handler has.
+func (m *mux) serve(ctx context.Context, handler http.Handler, streams int, log *slog.Logger) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var running sync.WaitGroup
+	// Held for reading by every handler: the one who ends waits for them, and none begins after.
+	var running sync.RWMutex
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			running.Add(1)
-			defer running.Done()
+			if !running.TryRLock() {
+				return
+			}
+			defer running.RUnlock()
 			handler.ServeHTTP(w, r)
 		}),
 		ReadHeaderTimeout: 30 * time.Second,
@@ -96,12 +103,12 @@ func (m *mux) serve(ctx context.Context, handler http.Handler, log *slog.Logger)
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	listener := &listener{session: m.session, slots: make(chan struct{}, maxStreams)}
+	listener := &listener{session: m.session, slots: make(chan struct{}, streams)}
 	// Serve returns ErrServerClosed or, when the session ends, the session's error.
 	_ = server.Serve(listener)
 	cancel()
 	server.Close()
-	running.Wait()
+	running.Lock()
 }
 
 // stream is a yamux stream that writes frames of at most maxBody.
@@ -118,7 +125,7 @@ func (s stream) Write(p []byte) (int, error) {
 	}
 }
 
-// listener accepts the peer's streams, at most maxStreams at a time.
+// listener accepts the peer's streams, as many at a time as there are slots.
 type listener struct {
 	session *yamux.Session
 	slots   chan struct{}

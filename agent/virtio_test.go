@@ -144,7 +144,7 @@ func startGuest(t *testing.T, p *port, o Options) (stop func()) {
 		o.Version = "test"
 	}
 	if o.User == "" {
-		o.User = "root"
+		o.User = testUser()
 	}
 	end := p.open()
 	done := make(chan struct{})

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/mail"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -22,7 +23,7 @@ type (
 	KeyDraft struct {
 		User         string               `json:"user" minLength:"1" maxLength:"254" doc:"Id or e-mail address of the key's user"`
 		Name         string               `json:"name,omitempty" maxLength:"100" doc:"What the key is for"`
-		Capabilities []desktop.Capability `json:"capabilities,omitempty" enum:"desktop:read,desktop:lifecycle,desktop:control,desktop:chat,desktop:manage,desktop:files" uniqueItems:"true" doc:"desktop:read and desktop:chat when absent; they never change"`
+		Capabilities []desktop.Capability `json:"capabilities,omitempty" enum:"desktop:read,desktop:lifecycle,desktop:control,desktop:chat,desktop:manage,desktop:files" doc:"desktop:read and desktop:chat when absent; they never change"`
 		ExpiresAt    *time.Time           `json:"expiresAt,omitempty" doc:"Never when absent"`
 	}
 	// NewKey is a key with its secret, which nobody sees again.
@@ -93,6 +94,8 @@ func (s *Server) adminRoutes() {
 		if capabilities == nil {
 			capabilities = desktop.DefaultCapabilities()
 		}
+		slices.Sort(capabilities)
+		capabilities = slices.Compact(capabilities)
 		key, secret, err := s.accounts.CreateKey(ctx, in.Body.User, in.Body.Name, capabilities, in.Body.ExpiresAt)
 		return &newKeyAnswer{"/v1/admin/keys/" + url.PathEscape(key.ID), NewKey{key, secret}}, err
 	})

@@ -10,14 +10,14 @@ import (
 )
 
 func (s *Server) lifecycleRoutes() {
-	type method = func(ctx context.Context, caller desktop.Caller, id string) (desktop.Desktop, error)
+	type method = func(d Desktops, ctx context.Context, caller desktop.Caller, id string) (desktop.Desktop, error)
 	for _, route := range []struct {
 		verb, summary, description string
 		do                         method
 	}{
-		{"start", "Start a desktop", "Queues the boot and answers at once; poll the desktop for `status` and `agentReady`. One that runs stays as it is.", s.desktops.Start},
-		{"stop", "Stop a desktop", "An orderly shutdown, forced after a grace period. Answers at once. One that is stopped stays as it is.", s.desktops.Stop},
-		{"restart", "Restart a desktop", "Stops it and starts it. Answers at once.", s.desktops.Restart},
+		{"start", "Start a desktop", "Queues the boot and answers at once; poll the desktop for `status` and `agentReady`. One that runs stays as it is.", Desktops.Start},
+		{"stop", "Stop a desktop", "An orderly shutdown, forced after a grace period. Answers at once. One that is stopped stays as it is.", Desktops.Stop},
+		{"restart", "Restart a desktop", "Stops it and starts it. Answers at once.", Desktops.Restart},
 	} {
 		register(s, needs(desktop.CanLifecycle), huma.Operation{
 			OperationID: route.verb + "Desktop", Method: http.MethodPost, Path: desktopPath + "/" + route.verb, Tags: []string{tagDesktops},
@@ -25,7 +25,7 @@ func (s *Server) lifecycleRoutes() {
 			DefaultStatus: http.StatusAccepted,
 			Errors:        []int{http.StatusConflict, http.StatusInsufficientStorage},
 		}, func(ctx context.Context, in *DesktopPath) (*desktopAnswer, error) {
-			d, err := route.do(ctx, callerOf(ctx), in.ID)
+			d, err := route.do(s.desktops, ctx, callerOf(ctx), in.ID)
 			return &desktopAnswer{d}, err
 		})
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/validation"
+	"github.com/gin-gonic/gin"
 
 	"bureau/desktop"
 )
@@ -221,9 +222,10 @@ func (p *Problem) write(w http.ResponseWriter) {
 	w.Write(append(body, '\n'))
 }
 
-// How huma makes its own errors, and what it checks, are variables of that package; they are set
-// once here, to the contract's.
+// How huma makes its own errors and what it checks, and whether gin chats on standard output, are
+// variables of those packages; they are set once here, to the contract's.
 func init() {
+	gin.SetMode(gin.ReleaseMode)
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, message string, errs ...error) huma.StatusError {
 		return invalid(ctx.Context(), status, message, errs)
 	}

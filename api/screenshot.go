@@ -59,7 +59,7 @@ type Picture struct {
 	Scale     float64 `json:"scale,omitempty" query:"scale" minimum:"0.01" maximum:"2" doc:"Makes it smaller or larger"`
 	MaxWidth  int     `json:"maxWidth,omitempty" query:"maxWidth" minimum:"1" maximum:"16384" doc:"Makes it smaller where it is wider"`
 	MaxHeight int     `json:"maxHeight,omitempty" query:"maxHeight" minimum:"1" maximum:"16384" doc:"Makes it smaller where it is higher"`
-	Cursor    bool    `json:"cursor,omitempty" query:"cursor" default:"true" doc:"Whether the pointer is drawn"`
+	Cursor    bool    `json:"cursor" required:"false" query:"cursor" default:"true" doc:"Whether the pointer is drawn"`
 }
 
 // check is for pictures that were not checked against the schema.

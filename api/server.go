@@ -73,7 +73,8 @@ type Accounts interface {
 // Renderer makes an image file of a frame.
 type Renderer func(frame *desktop.Frame, o picture.Options) (picture.Picture, error)
 
-// Options are what a Server is made of. Desktops and Accounts are required.
+// Options are what a Server is made of. Desktops and Accounts are required to serve; without them a
+// Server still tells its OpenAPI document.
 type Options struct {
 	Desktops Desktops
 	Accounts Accounts

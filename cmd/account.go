@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -11,6 +12,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"bureau/desktop"
+)
+
+// Routes of the administration socket.
+const (
+	adminUsers = "/v1/admin/users"
+	adminKeys  = "/v1/admin/keys"
 )
 
 func (a *app) meCommand() *cobra.Command {
@@ -62,7 +69,7 @@ func (a *app) userCommand() *cobra.Command {
 				return err
 			}
 			var raw json.RawMessage
-			if err := r.call(c.Context(), request{method: http.MethodPost, path: "/v1/users", body: body}, &raw); err != nil {
+			if err := r.call(c.Context(), request{method: http.MethodPost, path: adminUsers, body: body}, &raw); err != nil {
 				return err
 			}
 			if a.json {
@@ -84,7 +91,7 @@ func (a *app) userCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			raw, err := r.list(c.Context(), "/v1/users", nil)
+			raw, err := r.list(c.Context(), adminUsers, nil)
 			if err != nil {
 				return err
 			}
@@ -115,7 +122,7 @@ func (a *app) keyCreate() *cobra.Command {
 	var user string
 	var capabilities []string
 	var expires time.Duration
-	var all bool
+	var all, replace bool
 	c := &cobra.Command{
 		Use: "create NAME", Short: "Make a key and show it, this once", Args: cobra.ExactArgs(1),
 		Long: "Make a key. It is shown once and cannot be shown again: only its hash is kept.\n\nCapabilities: " +
@@ -124,9 +131,6 @@ func (a *app) keyCreate() *cobra.Command {
   sudo bureau key create monitoring --user anna@example.org --can desktop:read --expires 720h`,
 		RunE: func(c *cobra.Command, args []string) error {
 			body := map[string]any{"name": args[0]}
-			if user != "" {
-				body["user"] = user
-			}
 			switch {
 			case all && len(capabilities) > 0:
 				return usage("--all and --can are two ways of saying the same")
@@ -145,20 +149,31 @@ func (a *app) keyCreate() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if user == "" {
+				if user, err = r.administrator(c.Context()); err != nil {
+					return err
+				}
+			}
+			body["user"] = user
 			var raw json.RawMessage
-			if err := r.call(c.Context(), request{method: http.MethodPost, path: "/v1/keys", body: body}, &raw); err != nil {
+			if err := r.call(c.Context(), request{method: http.MethodPost, path: adminKeys, body: body}, &raw); err != nil {
 				return err
 			}
-			if a.json {
-				return a.printJSON(raw)
-			}
 			var made struct {
-				Key string `json:"key"`
+				desktop.Key
+				Secret string `json:"secret"`
 			}
-			if err := json.Unmarshal(raw, &made); err != nil || made.Key == "" {
+			if err := json.Unmarshal(raw, &made); err != nil || made.Secret == "" {
 				return fmt.Errorf("the appliance's answer has no key")
 			}
-			_, err = fmt.Fprintln(a.out, made.Key)
+			if a.json {
+				err = a.printJSON(raw)
+			} else {
+				_, err = fmt.Fprintln(a.out, made.Secret)
+			}
+			if err == nil && replace {
+				err = r.revokeOthers(c.Context(), made.Key)
+			}
 			return err
 		},
 	}
@@ -166,8 +181,47 @@ func (a *app) keyCreate() *cobra.Command {
 	f.StringVar(&user, "user", "", "id or e-mail address of the user it is for (default: the administrator)")
 	f.StringSliceVar(&capabilities, "can", nil, "what it allows (default "+strings.Join(capabilityNames(desktop.DefaultCapabilities()), ",")+")")
 	f.BoolVar(&all, "all", false, "it allows everything")
+	f.BoolVar(&replace, "replace", false, "revoke the user's other keys of this name then")
 	f.DurationVar(&expires, "expires", 0, "how long it is good for, such as 720h (default: for good)")
 	return c
+}
+
+// administrator is the first user with that role.
+func (r *remote) administrator(ctx context.Context) (string, error) {
+	raw, err := r.list(ctx, adminUsers, nil)
+	if err != nil {
+		return "", err
+	}
+	users, err := decodeList[desktop.User](raw)
+	if err != nil {
+		return "", err
+	}
+	for _, u := range users {
+		if u.Role == desktop.RoleAdmin {
+			return u.ID, nil
+		}
+	}
+	return "", desktop.Errorf(desktop.NotFound, "there is no administrator; say whose key it is with --user")
+}
+
+// revokeOthers revokes the keys that a new one takes the place of.
+func (r *remote) revokeOthers(ctx context.Context, made desktop.Key) error {
+	raw, err := r.list(ctx, adminKeys, url.Values{"user": {made.UserID}})
+	if err != nil {
+		return err
+	}
+	keys, err := decodeList[desktop.Key](raw)
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if k.Name == made.Name && k.ID != made.ID && k.RevokedAt == nil {
+			if err := r.call(ctx, request{method: http.MethodDelete, path: adminKeys + "/" + url.PathEscape(k.ID)}, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func capabilityNames(list []desktop.Capability) []string {
@@ -191,7 +245,7 @@ func (a *app) keyList() *cobra.Command {
 			if user != "" {
 				query.Set("user", user)
 			}
-			raw, err := r.list(c.Context(), "/v1/keys", query)
+			raw, err := r.list(c.Context(), adminKeys, query)
 			if err != nil {
 				return err
 			}
@@ -241,7 +295,7 @@ func (a *app) keyRevoke() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return r.call(c.Context(), request{method: http.MethodDelete, path: "/v1/keys/" + url.PathEscape(args[0])}, nil)
+			return r.call(c.Context(), request{method: http.MethodDelete, path: adminKeys + "/" + url.PathEscape(args[0])}, nil)
 		},
 	}
 }

@@ -140,9 +140,8 @@ func (a *app) desktopScroll() *cobra.Command {
 	var at []int
 	c := &cobra.Command{
 		Use: "scroll DESKTOP up|down|left|right [NOTCHES]", Short: "Turn the mouse wheel",
-		Example:   "  bureau desktop scroll demo down 5 --at 640,400",
-		Args:      cobra.RangeArgs(2, 3),
-		ValidArgs: []string{"up", "down", "left", "right"},
+		Example: "  bureau desktop scroll demo down 5 --at 640,400",
+		Args:    cobra.RangeArgs(2, 3),
 		RunE: func(c *cobra.Command, args []string) error {
 			scroll.Direction = args[1]
 			if len(args) == 3 {

@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) desktopCommand() *cobra.Command {
-	return group("desktop", "Make, see and use desktops",
+	c := group("desktop", "Make, see and use desktops",
 		`Make, see and use desktops. DESKTOP is a desktop's id, or its name where only one has it.`,
 		a.desktopCreate(), a.desktopList(), a.desktopShow(),
 		a.desktopChange("start", "Turn on", "Turn a stopped desktop on. One that runs stays as it is.", desktop.Running),
@@ -26,6 +26,34 @@ func (a *app) desktopCommand() *cobra.Command {
 		a.desktopDestroy(), a.desktopRename(), a.desktopSet(),
 		a.desktopScreenshot(), a.desktopClick(), a.desktopMove(), a.desktopDrag(), a.desktopScroll(),
 		a.desktopType(), a.desktopKey(), a.desktopExec(), a.desktopBash())
+	for _, sub := range c.Commands() {
+		if strings.Contains(sub.Use, " DESKTOP") {
+			sub.ValidArgsFunction = a.completeDesktop
+		}
+	}
+	return c
+}
+
+// completeDesktop offers the names of desktops to a shell.
+func (a *app) completeDesktop(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	ctx, cancel := context.WithTimeout(c.Context(), 2*time.Second)
+	defer cancel()
+	r, err := a.remote()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	list, err := r.desktops(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var names []cobra.Completion
+	for _, d := range list {
+		names = append(names, cobra.CompletionWithDesc(d.Name, describe(d)))
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 var idRule = regexp.MustCompile(`^dt-[a-z2-7]{16}$`)
@@ -241,9 +269,19 @@ func (a *app) showDesktop(raw json.RawMessage) error {
 // desktopChange makes start, stop and restart, which differ in little but their names.
 func (a *app) desktopChange(verb, short, long string, until desktop.Status) *cobra.Command {
 	var wait waiting
+	var all bool
 	c := &cobra.Command{
-		Use: verb + " DESKTOP", Short: short, Long: long, Args: cobra.ExactArgs(1),
+		Use: verb + " DESKTOP", Short: short, Long: long,
+		Args: func(c *cobra.Command, args []string) error {
+			if all {
+				return cobra.NoArgs(c, args)
+			}
+			return cobra.ExactArgs(1)(c, args)
+		},
 		RunE: func(c *cobra.Command, args []string) error {
+			if all {
+				return a.stopAll(c.Context(), wait)
+			}
 			r, path, err := a.onDesktop(c.Context(), args[0])
 			if err != nil {
 				return err
@@ -258,9 +296,45 @@ func (a *app) desktopChange(verb, short, long string, until desktop.Status) *cob
 	what := "is ready"
 	if until == desktop.Stopped {
 		what = "is off"
+		c.Flags().BoolVar(&all, "all", false, "all desktops that are not off")
 	}
 	wait.flags(c, what)
 	return c
+}
+
+// stopAll asks every desktop first, so that they shut down side by side, and then waits for each.
+func (a *app) stopAll(ctx context.Context, wait waiting) error {
+	r, err := a.remote()
+	if err != nil {
+		return err
+	}
+	list, err := r.desktops(ctx)
+	if err != nil {
+		return err
+	}
+	stopping := []json.RawMessage{}
+	for _, d := range list {
+		if d.Status == desktop.Stopped || d.Status == desktop.Destroying {
+			continue
+		}
+		var raw json.RawMessage
+		if err := r.call(ctx, request{method: http.MethodPost, path: "/v1/desktops/" + url.PathEscape(d.ID) + "/stop"}, &raw); err != nil {
+			return fmt.Errorf("%s: %w", printable(d.Name), err)
+		}
+		stopping = append(stopping, raw)
+	}
+	if wait.wait {
+		for i, raw := range stopping {
+			if stopping[i], err = a.waitFor(ctx, r, raw, wait.timeout, desktop.Stopped); err != nil {
+				return err
+			}
+		}
+	}
+	if a.json {
+		return a.printJSON(stopping)
+	}
+	_, err = fmt.Fprintf(a.out, "%d stopped\n", len(stopping))
+	return err
 }
 
 func (a *app) desktopDestroy() *cobra.Command {

@@ -208,15 +208,9 @@ func (r *remote) unreachable(ctx context.Context, err error) error {
 func problem(answer *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(answer.Body, 1<<20))
 	var document struct {
-		Title    string          `json:"title"`
-		Detail   string          `json:"detail"`
-		Error    string          `json:"error"`
-		Required string          `json:"required"`
-		Held     json.RawMessage `json:"held"`
-		Errors   []struct {
-			Message  string `json:"message"`
-			Location string `json:"location"`
-		} `json:"errors"`
+		Title  string `json:"title"`
+		Detail string `json:"detail"`
+		Error  string `json:"error"`
 	}
 	message := ""
 	if kind, _, _ := mime.ParseMediaType(answer.Header.Get("Content-Type")); strings.HasSuffix(kind, "json") && json.Unmarshal(text, &document) == nil {

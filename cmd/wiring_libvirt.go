@@ -15,6 +15,7 @@ import (
 func addLibvirt(p *Parts) {
 	p.Serve = serve
 	p.Images = openImages
+	p.Checks = checkHost
 }
 
 func hypervisorOptions(c config.Config, log *slog.Logger) hypervisor.Options {
@@ -55,3 +56,12 @@ func (i images) Import(ctx context.Context, f image.Files, progress func(done, t
 
 func (i images) List(ctx context.Context) ([]desktop.Image, error) { return i.Images(ctx) }
 func (i images) Remove(ctx context.Context, name string) error     { return i.RemoveImage(ctx, name) }
+
+func checkHost(ctx context.Context, c config.Config) []Check {
+	found := hypervisor.Checks(ctx, hypervisorOptions(c, slog.New(slog.DiscardHandler)))
+	checks := make([]Check, len(found))
+	for i, f := range found {
+		checks[i] = Check(f)
+	}
+	return checks
+}

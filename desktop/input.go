@@ -39,13 +39,15 @@ type Click struct {
 
 // Move puts the pointer on a pixel.
 type Move struct {
-	X int `json:"x" doc:"Pixels from the left"`
-	Y int `json:"y" doc:"Pixels from the top"`
+	X         int      `json:"x" doc:"Pixels from the left"`
+	Y         int      `json:"y" doc:"Pixels from the top"`
+	Modifiers []string `json:"modifiers,omitempty" maxItems:"8" doc:"Keys held during the movement"`
 }
 
-// Drag moves the pointer with a button held, from a start to an end or along a path.
+// Drag moves the pointer with a button held, from a start to an end or along a path. Without StartX
+// and StartY (both or neither) it begins where the pointer is.
 type Drag struct {
-	StartX     *int     `json:"startX,omitempty"`
+	StartX     *int     `json:"startX,omitempty" doc:"Where it begins; with startY, or neither: where the pointer is"`
 	StartY     *int     `json:"startY,omitempty"`
 	EndX       *int     `json:"endX,omitempty"`
 	EndY       *int     `json:"endY,omitempty"`
@@ -79,6 +81,10 @@ type Press struct {
 	Keys   []string `json:"keys"`
 	Repeat int      `json:"repeat,omitempty"` // times the whole list is pressed; 0 is 1
 	HoldMs int      `json:"holdMs,omitempty"` // how long each combination is held
+	// Action is "press", the default, or "down" or "up", which press and release the keys alone, as a
+	// Click's does with the button: the keys of a "down" stay pressed until an "up" names them.
+	// Repeat and HoldMs are for "press".
+	Action string `json:"action,omitempty"`
 }
 
 // Action is one thing done to a desktop's input: exactly one field is set.

@@ -170,7 +170,7 @@ func (h *Host) keepConnected(conn *connection) {
 				conn = next
 				break
 			}
-			h.log.Debug("libvirt is still away", "uri", h.opts.URI, "error", errors.Join(err, errors.Unwrap(err)))
+			h.log.Debug("libvirt is still away", "uri", h.opts.URI, "error", err, "cause", errors.Unwrap(err))
 			wait = min(wait*2, 2*time.Second)
 		}
 		h.mu.Lock()

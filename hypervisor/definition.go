@@ -24,7 +24,8 @@ const metadataURI = "urn:bureau:desktop:1"
 
 // metadata is kept in the domain, so that a machine is recognised without the store.
 type metadata struct {
-	XMLName      xml.Name `xml:"urn:bureau:desktop:1 desktop"`
+	XMLName      xml.Name `xml:"desktop"`
+	Namespace    string   `xml:"xmlns,attr,omitempty"` // libvirt leaves it out when it is asked for it
 	Version      string   `xml:"version,attr,omitempty"`
 	ID           string   `xml:"id"`
 	Owner        string   `xml:"owner"`
@@ -47,12 +48,11 @@ type definition struct {
 	version      string
 }
 
-func pointer[T any](v T) *T { return &v }
-
 // xml is the domain as libvirt wants it.
 func (d definition) xml() (string, error) {
 	id := machineUUID(d.spec.ID)
 	meta, err := xml.Marshal(metadata{
+		Namespace:    metadataURI,
 		Version:      d.version,
 		ID:           d.spec.ID,
 		Owner:        d.spec.Owner,
@@ -76,6 +76,11 @@ func (d definition) xml() (string, error) {
 		Features: &libvirtxml.DomainFeatureList{
 			ACPI: &libvirtxml.DomainFeature{},
 			APIC: &libvirtxml.DomainFeatureAPIC{},
+		},
+		// A desktop that put itself to sleep could not be woken by its agent.
+		PM: &libvirtxml.DomainPM{
+			SuspendToMem:  &libvirtxml.DomainPMPolicy{Enabled: "no"},
+			SuspendToDisk: &libvirtxml.DomainPMPolicy{Enabled: "no"},
 		},
 		Clock:      &libvirtxml.DomainClock{Offset: "utc"},
 		OnPoweroff: "destroy",

@@ -147,8 +147,7 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		return struct{}{}, h.removeOldAgents(c)
 	})
 	if err != nil {
-		h.Close()
-		return nil, err
+		h.log.Warn("agents of former versions are left in the pool", "error", err)
 	}
 	return h, nil
 }
@@ -284,6 +283,8 @@ func explain(conn *libvirt.Connect, what string, err error) error {
 	}
 	message := strings.ToLower(theirs.Message)
 	switch {
+	case theirs.Code == libvirt.ERR_OPERATION_TIMEOUT: // another call holds the machine
+		return &desktop.Error{Code: desktop.Unavailable, Message: what + ": the machine is busy", RetryAfter: time.Second, Err: err}
 	case strings.Contains(message, "cannot allocate memory"):
 		return &desktop.Error{Code: desktop.Exhausted, Message: "the host has not enough memory", Err: fmt.Errorf("%s: %w", what, err)}
 	case strings.Contains(message, "no space left on device"):

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"libvirt.org/go/libvirt"
@@ -82,7 +83,8 @@ func (f ImageFiles) parts() []imagePart {
 }
 
 // ImportImage brings an image into the pool and gives it its name; what is there already is not
-// brought again. progress, when not nil, is called with the bytes done so far, from one goroutine.
+// brought again. progress, when not nil, is called with the bytes done so far, one call at a time
+// and none after the return.
 func (h *Host) ImportImage(ctx context.Context, files ImageFiles, progress func(done, total int64)) (desktop.Image, error) {
 	if err := files.check(); err != nil {
 		return desktop.Image{}, err
@@ -97,6 +99,20 @@ func (h *Host) ImportImage(ctx context.Context, files ImageFiles, progress func(
 			return desktop.Image{}, err
 		}
 	}
+	var mu sync.Mutex
+	over := progress == nil
+	report := func(done, total int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !over {
+			progress(done, total)
+		}
+	}
+	defer func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+	}()
 	return run(ctx, h, importTime, "import image "+files.Name, func(ctx context.Context, c *libvirt.Connect) (desktop.Image, error) {
 		// A connection of its own: gigabytes of data do not delay the control calls.
 		conn, err := connectTo(ctx, h.opts.URI)
@@ -109,7 +125,7 @@ func (h *Host) ImportImage(ctx context.Context, files ImageFiles, progress func(
 			return desktop.Image{}, err
 		}
 		defer unlock()
-		image, err := h.importContent(ctx, conn.Connect, files, progress)
+		image, err := h.importContent(ctx, conn.Connect, files, report)
 		if err != nil {
 			return desktop.Image{}, err
 		}
@@ -212,9 +228,7 @@ func (h *Host) importContent(ctx context.Context, c *libvirt.Connect, files Imag
 		}
 		err = h.uploadFile(ctx, c, name, opened[i], 0, info.Size(), func(n int64) {
 			done += n
-			if progress != nil {
-				progress(done, total)
-			}
+			progress(done, total)
 		})
 		if err != nil {
 			return image, errors.Join(err, h.deleteVolume(c, name))
@@ -227,6 +241,9 @@ func (h *Host) importContent(ctx context.Context, c *libvirt.Connect, files Imag
 			return image, fmt.Errorf("volume %s vanished while it was filled", name)
 		}
 		image.SizeBytes += v.allocation
+	}
+	if err := ctx.Err(); err != nil {
+		return image, err
 	}
 	return image, h.writeManifest(ctx, c, contentVolume(files.Digest, "json"), image)
 }

@@ -157,11 +157,10 @@ func (h *Host) launch(ctx context.Context, c *libvirt.Connect, wanted definition
 // checkMemory says whether the machine's memory could be had right now. Machines take only what
 // they touch, so more of them fit than their sizes add up to.
 func (h *Host) checkMemory(c *libvirt.Connect, want int64) error {
-	stats, err := c.GetMemoryStats(libvirt.NODE_MEMORY_STATS_ALL_CELLS, 0)
+	available, err := availableMemory(c)
 	if err != nil {
-		return fmt.Errorf("measure the host's memory: %w", err)
+		return err
 	}
-	available := int64(stats.Free+stats.Buffers+stats.Cached) << 10
 	if available < want {
 		return &desktop.Error{
 			Code:    desktop.Exhausted,

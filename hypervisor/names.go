@@ -98,6 +98,6 @@ func manifestVolume(name string) string { return "image-" + name + ".json" }
 
 // contentVolume is a part of an image: "qcow2", "vmlinuz", "initrd", and "json", which is written
 // last and so says that the others are complete.
-func contentVolume(digest, part string) string { return "content-" + digest[:32] + "." + part }
+func contentVolume(digest, part string) string { return "content-" + digest + "." + part }
 
-var ourVolume = regexp.MustCompile(`^(desktop-.+\.qcow2|agent-[0-9a-f]{16}\.img|image-.+\.json|content-[0-9a-f]{32}\.(qcow2|vmlinuz|initrd|json))$`)
+var ourVolume = regexp.MustCompile(`^(desktop-.+\.qcow2|agent-[0-9a-f]{16}\.img|image-.+\.json|content-[0-9a-f]{64}\.(qcow2|vmlinuz|initrd|json))$`)

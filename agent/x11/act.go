@@ -63,7 +63,7 @@ func (d *Display) Act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 		select {
 		case r = <-results:
 		case <-time.After(cleanupTime):
-			return desktop.Acted{}, desktop.Errorf(desktop.Unavailable, "the X server does not answer: %w", ctx.Err())
+			return desktop.Acted{}, d.ended(ctx)
 		}
 	}
 	if errors.Is(r.err, context.Canceled) {

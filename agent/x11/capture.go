@@ -148,7 +148,7 @@ func (d *Display) share(size int) []byte {
 		return p.shared
 	}
 	if p.shared == nil {
-		if err := shm.Init(d.x); err != nil {
+		if err := d.extension("MIT-SHM"); err != nil {
 			p.noShare = true
 			return nil
 		}

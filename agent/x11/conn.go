@@ -17,9 +17,9 @@ import (
 	"time"
 
 	"github.com/jezek/xgb"
+	"github.com/jezek/xgb/res"
 	"github.com/jezek/xgb/xfixes"
 	"github.com/jezek/xgb/xproto"
-	"github.com/jezek/xgb/xtest"
 
 	"bureau/desktop"
 )
@@ -33,7 +33,9 @@ type Display struct {
 	root  xproto.Window
 	depth byte
 	xkb   xkb
-	atoms atoms
+	// processes tells whether the server knows which process a window belongs to.
+	processes bool
+	atoms     atoms
 
 	// turn holds the one token of the right to work the input.
 	turn chan struct{}
@@ -112,14 +114,21 @@ func (d *Display) start() error {
 	d.root, d.depth = screen.Root, screen.RootDepth
 	d.size.Store(&desktop.Size{Width: int(screen.WidthInPixels), Height: int(screen.HeightInPixels)})
 
-	if err := xtest.Init(d.x); err != nil {
-		return fmt.Errorf("the X server has no XTEST, which input needs: %w", err)
+	if err := d.extension("XTEST"); err != nil {
+		return fmt.Errorf("input needs XTEST: %w", err)
 	}
-	if err := xfixes.Init(d.x); err == nil {
+	if err := d.extension("XFIXES"); err == nil {
 		_, err := xfixes.QueryVersion(d.x, 4, 0).Reply()
 		d.picture.cursor = err == nil
 	}
-	if d.xkb, err = newXKB(d.x); err != nil {
+	if err := d.extension("X-Resource"); err == nil {
+		version, err := res.QueryVersion(d.x, 1, 2).Reply()
+		d.processes = err == nil && (version.ServerMajor > 1 || version.ServerMinor >= 2)
+	}
+	if err = d.extension(xkbName); err == nil {
+		d.xkb, err = newXKB(d.x, d.x.Extensions[xkbName])
+	}
+	if err != nil {
 		d.log.Warn("the X server has no XKB: Caps Lock and layout groups are left as they are", "error", err)
 	}
 	for _, a := range []struct {
@@ -144,6 +153,24 @@ func (d *Display) start() error {
 	}
 	d.hands = hands{x: d.x, root: d.root}
 	return d.recover()
+}
+
+// extension makes an extension's requests usable. The Init functions of xgb's packages would do so
+// too, but they write to maps that the readers of all connections share, without a lock. What they
+// register besides, constructors of the extension's own events and errors, is not needed: no such
+// event is asked for, and the requests made here have no errors but those of the core protocol.
+func (d *Display) extension(name string) error {
+	found, err := xproto.QueryExtension(d.x, uint16(len(name)), name).Reply()
+	if err != nil {
+		return err
+	}
+	if !found.Present {
+		return fmt.Errorf("the X server has no extension %s", name)
+	}
+	d.x.ExtLock.Lock()
+	defer d.x.ExtLock.Unlock()
+	d.x.Extensions[name] = found.MajorOpcode
+	return nil
 }
 
 // recover undoes what an agent that died in the middle of something has left behind.

@@ -3,10 +3,16 @@ package x11
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/jezek/xgb/res"
 	"github.com/jezek/xgb/xproto"
 )
 
@@ -15,17 +21,24 @@ import (
 // ancestor that lists it in WM_PROTOCOLS; the answer comes to the root window. Window managers
 // ping too, and ignore answers to a number that is not theirs, as we do.
 //
-// For a window that does not speak it, xterm above all, there is only waiting, so that few
-// rebindings matter most there.
+// A window that does not speak it, xterm above all, belongs to a process, which the server knows. A
+// process that has read all its events sleeps until the next one: when the server has nothing left
+// to send and every thread is seen in the same sleep several times running, the strokes have been
+// taken in.
+// Where the process cannot be seen, there is only waiting, and few rebindings matter most.
 
 const (
 	// pingTime is the least time an application gets to answer, pingStroke what it gets more for
 	// each stroke it has to read first: an emulated machine is slow.
 	pingTime   = 2 * time.Second
 	pingStroke = 5 * time.Millisecond
-	// quietTime and quietStroke are the same for an application that does not answer pings.
+	// quietTime and quietStroke are how long an application is left alone about which nothing can
+	// be found out.
 	quietTime   = 150 * time.Millisecond
 	quietStroke = 500 * time.Microsecond
+	// An application is idle when it is seen in the same sleep so many times more, so far apart.
+	idleGlances = 5
+	idleGlance  = 5 * time.Millisecond
 )
 
 // pongs are the answers that are waited for.
@@ -63,9 +76,11 @@ func (p *pongs) forget(serial uint32) {
 	delete(p.waiting, serial)
 }
 
-// reader is a window that gets strokes: its top level when that answers pings, 0 otherwise.
+// reader is who gets strokes: a top level that answers pings or, failing that, a process. The zero
+// value is one of which neither is known.
 type reader struct {
 	topLevel xproto.Window
+	process  uint32
 }
 
 // focused finds who reads the keyboard now.
@@ -104,9 +119,10 @@ func (d *Display) pointed() (xproto.Window, error) {
 
 // answering walks up to the ancestor that answers pings.
 func (d *Display) answering(window xproto.Window) (reader, error) {
+	inner := window
 	for range 100 { // a loop in the tree cannot be, an adversary can
 		if window == 0 || window == d.root {
-			return reader{}, nil
+			return reader{process: d.owner(inner)}, nil
 		}
 		property := xproto.GetProperty(d.x, false, window, d.atoms.protocols, xproto.AtomAtom, 0, 64)
 		tree := xproto.QueryTree(d.x, window)
@@ -118,7 +134,7 @@ func (d *Display) answering(window xproto.Window) (reader, error) {
 		if protocols.Format == 32 {
 			for atom := range slices.Chunk(protocols.Value, 4) {
 				if len(atom) == 4 && xproto.Atom(binary.LittleEndian.Uint32(atom)) == d.atoms.ping {
-					return reader{window}, nil
+					return reader{topLevel: window}, nil
 				}
 			}
 		}
@@ -127,44 +143,113 @@ func (d *Display) answering(window xproto.Window) (reader, error) {
 	return reader{}, nil
 }
 
+// owner is the local process that made a window, 0 when the server does not say.
+func (d *Display) owner(window xproto.Window) uint32 {
+	if !d.processes || window == 0 || window == d.root {
+		return 0
+	}
+	reply, err := res.QueryClientIds(d.x, 1, []res.ClientIdSpec{{Client: uint32(window), Mask: res.ClientIdMaskLocalClientPID}}).Reply()
+	if err != nil {
+		return 0
+	}
+	for _, id := range reply.Ids {
+		if id.Spec.Mask == res.ClientIdMaskLocalClientPID && len(id.Value) == 1 {
+			return id.Value[0]
+		}
+	}
+	return 0
+}
+
 // fence waits until the readers have read everything that was sent to them, strokes strokes at
 // most. It gives up after a time, as on an application that hangs; only the end of ctx is an error.
 func (d *Display) fence(ctx context.Context, readers []reader, strokes int) error {
-	limit := time.NewTimer(pingTime + time.Duration(strokes)*pingStroke)
-	defer limit.Stop()
-	quiet := len(readers) == 0
-	var last xproto.Window
+	limited, cancel := context.WithTimeout(ctx, pingTime+time.Duration(strokes)*pingStroke)
+	defer cancel()
 	for _, r := range readers {
-		if r.topLevel == 0 {
-			quiet = true
-			continue
+		var err error
+		switch {
+		case r.topLevel != 0:
+			err = d.answer(limited, r.topLevel)
+		case r.process != 0:
+			err = d.idle(limited, r.process)
+		default:
+			err = d.pause(limited, quietTime+time.Duration(strokes)*quietStroke)
 		}
-		if r.topLevel == last {
-			continue
-		}
-		last = r.topLevel
-		answered, forget, err := d.ping(r.topLevel)
-		if err != nil {
-			continue // the window has gone, and with it whoever might misread
-		}
-		select {
-		case <-answered:
-		case <-limit.C:
-			d.log.Warn("an application does not answer; typing on", "window", r.topLevel)
-			forget()
-			return nil
-		case <-ctx.Done():
-			forget()
+		switch {
+		case ctx.Err() != nil:
 			return ctx.Err()
-		case <-d.done:
-			forget()
+		case err != nil:
+			d.log.Warn("an application does not take its input in; going on", "window", r.topLevel, "process", r.process)
 			return nil
 		}
-	}
-	if quiet {
-		return d.pause(ctx, quietTime+time.Duration(strokes)*quietStroke)
 	}
 	return nil
+}
+
+// answer waits until a top level has answered a ping.
+func (d *Display) answer(ctx context.Context, topLevel xproto.Window) error {
+	answered, forget, err := d.ping(topLevel)
+	if err != nil {
+		return nil // the window has gone, and with it whoever might misread
+	}
+	defer forget()
+	select {
+	case <-answered:
+	case <-d.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// idle waits until a process has read its events.
+func (d *Display) idle(ctx context.Context, process uint32) error {
+	var before uint64
+	for glances := 0; glances <= idleGlances; glances++ {
+		// Two round trips: the server writes what it has for all clients between them.
+		for range 2 {
+			if _, err := xproto.GetInputFocus(d.x).Reply(); err != nil {
+				return nil
+			}
+		}
+		asleep, naps := rest(process)
+		if !asleep || naps != before {
+			glances, before = 0, naps // the first of a new series
+		}
+		if !asleep {
+			glances = -1
+		}
+		if err := d.pause(ctx, idleGlance); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rest tells whether every thread of a process waits for something, as all do when it has ended,
+// and how often they have begun to wait. The number matters as much: a process that asks the server
+// one question after another is mostly seen waiting, for an answer.
+func rest(process uint32) (asleep bool, naps uint64) {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", process))
+	asleep = true
+	for _, thread := range threads {
+		status, err := os.ReadFile(thread)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(status)) {
+			name, value, _ := strings.Cut(line, ":")
+			value = strings.TrimSpace(value)
+			switch name {
+			case "State":
+				asleep = asleep && !strings.HasPrefix(value, "R") && !strings.HasPrefix(value, "D")
+			case "voluntary_ctxt_switches":
+				n, _ := strconv.ParseUint(value, 10, 64)
+				naps += n
+			}
+		}
+	}
+	return asleep, naps
 }
 
 // ping sends one to a window.

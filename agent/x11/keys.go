@@ -124,10 +124,10 @@ func parseCombination(text string) (Combination, error) {
 			return nil, desktop.Errorf(desktop.Invalid, "key %q lacks a key beside a +", text)
 		default:
 			hint := ""
-			if near := nearName(name); near != "" {
-				hint = "; did you mean " + near + "?"
-			} else if strings.ContainsAny(name, " \t\n") {
+			if strings.ContainsAny(name, " \t\n") {
 				hint = "; keys to press one after another are a list"
+			} else if near := nearName(name); near != "" {
+				hint = "; did you mean " + near + "?"
 			}
 			return nil, desktop.Errorf(desktop.Invalid, "there is no key called %q%s", name, hint)
 		}

@@ -163,17 +163,27 @@ func (c click) do(ctx context.Context, d *Display) error {
 }
 
 // move is a desktop.Move that has been checked.
-type move desktop.Point
+type move struct {
+	at        desktop.Point
+	modifiers Combination
+}
 
 func checkMove(a desktop.Move, size desktop.Size) (step, error) {
-	p := desktop.Point{X: a.X, Y: a.Y}
-	return move(p), checkPoint("x,y", p, size)
+	m := move{at: desktop.Point{X: a.X, Y: a.Y}}
+	var err error
+	if m.modifiers, err = parseModifiers(a.Modifiers); err != nil {
+		return nil, err
+	}
+	return m, checkPoint("x,y", m.at, size)
 }
 
 func (m move) pauses() time.Duration { return 0 }
 
 func (m move) do(_ context.Context, d *Display) error {
-	d.moveTo(desktop.Point(m))
+	if err := d.hold(m.modifiers); err != nil {
+		return err
+	}
+	d.moveTo(m.at)
 	return nil
 }
 
@@ -390,21 +400,10 @@ func (d *Display) follow(ctx context.Context, source reader) error {
 	if source.topLevel == 0 {
 		return d.pause(ctx, dragMoment)
 	}
-	answered, forget, err := d.ping(source.topLevel)
-	if err != nil {
-		return ctx.Err()
-	}
-	defer forget()
-	timer := time.NewTimer(dragPatience)
-	defer timer.Stop()
-	select {
-	case <-answered:
-	case <-timer.C:
-	case <-d.done:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	return nil
+	limited, cancel := context.WithTimeout(ctx, dragPatience)
+	defer cancel()
+	d.answer(limited, source.topLevel)
+	return ctx.Err()
 }
 
 // interpolate is the places that a drag goes through after its start: the first pixels singly,

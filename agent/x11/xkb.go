@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"github.com/jezek/xgb"
-	"github.com/jezek/xgb/xproto"
 )
 
 // xkb is the little of the XKB extension that is needed, which xgb does not have: which locks and
@@ -16,6 +15,8 @@ type xkb struct {
 	x      *xgb.Conn
 	opcode byte
 }
+
+const xkbName = "XKEYBOARD"
 
 // The minor opcodes, and the device that stands for the core keyboard.
 const (
@@ -33,16 +34,8 @@ type keyboardState struct {
 	group  byte // locked layout group
 }
 
-func newXKB(x *xgb.Conn) (xkb, error) {
-	const name = "XKEYBOARD"
-	found, err := xproto.QueryExtension(x, uint16(len(name)), name).Reply()
-	if err != nil {
-		return xkb{}, err
-	}
-	if !found.Present {
-		return xkb{}, errors.New("no extension " + name)
-	}
-	k := xkb{x: x, opcode: found.MajorOpcode}
+func newXKB(x *xgb.Conn, opcode byte) (xkb, error) {
+	k := xkb{x: x, opcode: opcode}
 	reply, err := k.request(xkbUseExtension, true, 1, 0, 0, 0) // version 1.0
 	if err != nil {
 		return xkb{}, err

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -161,6 +162,45 @@ func TestFaultsNameTheSetting(t *testing.T) {
 	}
 	if _, err := Load(filepath.Join(t.TempDir(), "none.yaml"), nil); desktop.CodeOf(err) != desktop.Invalid {
 		t.Errorf("a file that was named and is missing: %v", err)
+	}
+}
+
+// What Values prints of the defaults is what the example says.
+func TestValues(t *testing.T) {
+	c, err := Load(example, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tree map[string]any
+	if err := yaml.Unmarshal(text, &tree); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, v := range c.Values() {
+		names = append(names, v.Name)
+		node, isMap := any(tree), true
+		for _, part := range strings.Split(v.Name, ".") {
+			var below map[string]any
+			if below, isMap = node.(map[string]any); !isMap {
+				t.Fatalf("%s is not in the example", v.Name)
+			}
+			node = below[part]
+		}
+		want := fmt.Sprint(node)
+		if d, err := time.ParseDuration(want); err == nil {
+			want = d.String()
+		}
+		if v.Value != want {
+			t.Errorf("%s is %q and in the example %q", v.Name, v.Value, want)
+		}
+	}
+	slices.Sort(names)
+	if documented := flatten("", tree); !slices.Equal(names, documented) {
+		t.Errorf("values\n%v\nexample\n%v", names, documented)
 	}
 }
 

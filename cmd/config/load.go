@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -216,4 +217,30 @@ func decodeError(err error) error {
 		}
 	}
 	return desktop.Errorf(desktop.Invalid, "configuration: %s", strings.Join(parts, "; "))
+}
+
+// Value is one setting that is in effect.
+type Value struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Values are all settings in effect, by the names and in the notation of a config.yaml.
+func (c Config) Values() []Value {
+	values := []Value{
+		{"listen", c.Listen}, {"adminSocket", c.AdminSocket}, {"dataDir", c.DataDir},
+		{"libvirt.uri", c.Libvirt.URI}, {"libvirt.prefix", c.Libvirt.Prefix},
+		{"libvirt.pool.name", c.Libvirt.Pool.Name}, {"libvirt.pool.path", c.Libvirt.Pool.Path},
+		{"acceleration", c.Acceleration}, {"image", c.Image}, {"network", c.Network},
+		{"defaultTier", c.DefaultTier}, {"rateLimit", strconv.Itoa(c.RateLimit)},
+		{"stopGrace", c.StopGrace.String()}, {"bootTimeout", c.BootTimeout.String()}, {"screenIdle", c.ScreenIdle.String()},
+		{"log.level", strings.ToLower(c.Log.Level.String())}, {"log.format", c.Log.Format},
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Tiers)) {
+		t := c.Tiers[name]
+		values = append(values, Value{"tiers." + name + ".vcpus", strconv.Itoa(t.VCPUs)},
+			Value{"tiers." + name + ".memory", t.Memory.String()}, Value{"tiers." + name + ".disk", t.Disk.String()},
+			Value{"tiers." + name + ".desktops", strconv.Itoa(t.Desktops)})
+	}
+	return values
 }

@@ -11,7 +11,6 @@ import (
 	"image/jpeg"
 	"math"
 
-	"github.com/HugoSmits86/nativewebp"
 	"golang.org/x/image/draw"
 
 	"bureau/desktop"
@@ -115,11 +114,7 @@ func Render(frame *desktop.Frame, o Options) (Picture, error) {
 		}
 		p.Bytes, p.ContentType = out.Bytes(), "image/jpeg"
 	case WebP:
-		var out bytes.Buffer
-		if err := nativewebp.Encode(&out, img, nil); err != nil {
-			return Picture{}, fmt.Errorf("encode a WebP: %w", err)
-		}
-		p.Bytes, p.ContentType = out.Bytes(), "image/webp"
+		p.Bytes, p.ContentType = encodeWebP(img), "image/webp"
 	default:
 		p.Bytes, p.ContentType = encodePNG(img), "image/png"
 	}

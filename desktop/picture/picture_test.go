@@ -51,10 +51,15 @@ func render(t *testing.T, frame *desktop.Frame, o Options) (Picture, image.Image
 func wantPixels(t *testing.T, got image.Image, want *image.RGBA, from image.Point) {
 	t.Helper()
 	b := got.Bounds()
+	have := image.NewRGBA(image.Rectangle{Max: b.Size()})
+	draw.Draw(have, have.Rect, got, b.Min, draw.Src)
 	for y := range b.Dy() {
+		row := want.Pix[want.PixOffset(from.X, from.Y+y):][:have.Stride]
+		if bytes.Equal(have.Pix[y*have.Stride:][:have.Stride], row) {
+			continue
+		}
 		for x := range b.Dx() {
-			g := color.RGBAModel.Convert(got.At(b.Min.X+x, b.Min.Y+y)).(color.RGBA)
-			if w := want.RGBAAt(from.X+x, from.Y+y); g != w {
+			if g, w := have.RGBAAt(x, y), want.RGBAAt(from.X+x, from.Y+y); g != w {
 				t.Fatalf("pixel %d,%d is %v instead of %v", x, y, g, w)
 			}
 		}
@@ -167,8 +172,8 @@ func TestSize(t *testing.T) {
 
 // A shrunk pixel is the mean of what it covers, here compared with the same in floating point.
 func TestShrinkingAverages(t *testing.T) {
-	img := noise(97, 61)
-	for _, size := range []image.Point{{96, 60}, {48, 30}, {31, 61}, {97, 7}, {10, 6}, {1, 1}} {
+	img := noise(41, 29)
+	for _, size := range []image.Point{{40, 28}, {20, 14}, {13, 29}, {41, 3}, {10, 6}, {1, 1}} {
 		got := scaled(img, size.X, size.Y)
 		for y := range size.Y {
 			for x := range size.X {

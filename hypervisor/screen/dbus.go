@@ -45,6 +45,8 @@ const (
 	propsIface   = "org.freedesktop.DBus.Properties"
 	peerIface    = "org.freedesktop.DBus.Peer"
 
+	// openPatience is how long opening a session may take.
+	openPatience = 10 * time.Second
 	// registerPatience is how long QEMU may take to export its objects.
 	registerPatience = 5 * time.Second
 	registerPause    = 5 * time.Millisecond
@@ -66,7 +68,7 @@ func OpenDBus(ctx context.Context, dial func(context.Context) (net.Conn, error),
 	if !ok {
 		return nil, fmt.Errorf("dial the display: a %T cannot pass descriptors", conn)
 	}
-	defer interruptOn(ctx, control)()
+	defer limit(ctx, control)()
 
 	s, err := openListener(ctx, control, log)
 	if err != nil {
@@ -289,12 +291,14 @@ func (l *listener) answer(call message) (message, error) {
 	return message{kind: errorReply, errorName: "org.freedesktop.DBus.Error.UnknownMethod"}, nil
 }
 
+// listenerCalls are the calls of the listener's interface that we serve, with their arguments.
+var listenerCalls = map[string]string{
+	"Scanout": "uuuuay", "Update": "iiiiuuay", "CursorDefine": "iiiiay", "MouseSet": "iii", "Disable": "",
+}
+
 // listen does the calls of the listener's interface; false is one that it does not know.
 func (l *listener) listen(call message) (known bool, err error) {
-	signatures := map[string]string{
-		"Scanout": "uuuuay", "Update": "iiiiuuay", "CursorDefine": "iiiiay", "MouseSet": "iii", "Disable": "",
-	}
-	switch signature, known := signatures[call.member]; {
+	switch signature, known := listenerCalls[call.member]; {
 	case strings.HasSuffix(call.member, "DMABUF"):
 		return false, errors.New("it is drawn by the host's graphics processor, which this mirror cannot read")
 	case !known:
@@ -357,9 +361,14 @@ func (l *listener) scanout(p pixels) error {
 	return nil
 }
 
-// interruptOn makes conn's reads and writes fail when ctx ends, until the returned function is
-// called.
-func interruptOn(ctx context.Context, conn net.Conn) (release func()) {
+// limit makes conn's reads and writes fail when ctx ends or the other side takes too long to open a
+// session, until the returned function is called.
+func limit(ctx context.Context, conn net.Conn) (release func()) {
+	conn.SetDeadline(time.Now().Add(openPatience))
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	return func() { stop() }
+	return func() {
+		if stop() {
+			conn.SetDeadline(time.Time{})
+		}
+	}
 }

@@ -2,10 +2,12 @@ package screen
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -185,6 +187,27 @@ func TestRefusedAuthentication(t *testing.T) {
 	s.Close()
 }
 
+func TestOpeningEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var silent *os.File
+	dial := func(context.Context) (net.Conn, error) {
+		ours, theirs, err := socketPair()
+		silent = theirs
+		time.AfterFunc(10*time.Millisecond, cancel) // most likely while the answer is waited for
+		return ours, err
+	}
+	_, err := OpenDBus(ctx, dial, slog.New(slog.DiscardHandler))
+	silent.Close()
+	if desktop.CodeOf(err) != desktop.Unavailable || !errors.Is(err, context.Canceled) {
+		t.Errorf("a display that says nothing: %v", cause(err))
+	}
+	refused := errors.New("refused")
+	dial = func(context.Context) (net.Conn, error) { return nil, refused }
+	if _, err := OpenDBus(t.Context(), dial, slog.New(slog.DiscardHandler)); !errors.Is(err, refused) {
+		t.Errorf("a display that cannot be dialled: %v", err)
+	}
+}
+
 // FuzzListener feeds the listener arbitrary messages: it may refuse them, and must neither panic nor
 // show a picture out of bounds.
 func FuzzListener(f *testing.F) {
@@ -220,7 +243,10 @@ func FuzzListener(f *testing.F) {
 	})
 }
 
-// deaf is a connection that takes deadlines and nothing else.
+// deaf is a connection that takes everything and says nothing.
 type deaf struct{ net.Conn }
 
-func (deaf) SetReadDeadline(time.Time) error { return nil }
+func (deaf) SetReadDeadline(time.Time) error  { return nil }
+func (deaf) SetWriteDeadline(time.Time) error { return nil }
+func (deaf) Write(p []byte) (int, error)      { return len(p), nil }
+func (deaf) Close() error                     { return nil }

@@ -30,7 +30,7 @@ type mirror struct {
 	now    func() time.Time
 
 	mu     sync.Mutex
-	serial uint64         // grows with each change; 0 before the first picture
+	serial uint64         // grows with each change
 	canvas *image.RGBA    // nil before the first picture
 	drawn  uint64         // serial of the last change of the canvas
 	frame  *desktop.Frame // the last one handed out

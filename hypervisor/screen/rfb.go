@@ -47,7 +47,7 @@ const (
 func OpenRFB(ctx context.Context, conn net.Conn, log *slog.Logger) (*Screen, error) {
 	s := newScreen(desktop.SourceRFB, conn, log)
 	v := &viewer{mirror: s.mirror, conn: conn, r: bufio.NewReaderSize(conn, 64<<10), now: time.Now}
-	release := interruptOn(ctx, conn)
+	release := limit(ctx, conn)
 	err := v.handshake()
 	release()
 	if ctx.Err() != nil {
@@ -167,7 +167,7 @@ func (v *viewer) request(incremental bool) {
 	}
 	binary.BigEndian.PutUint16(message[6:], uint16(v.width))
 	binary.BigEndian.PutUint16(message[8:], uint16(v.height))
-	v.conn.SetWriteDeadline(v.now().Add(writePatience))
+	v.conn.SetWriteDeadline(time.Now().Add(writePatience))
 	if _, err := v.conn.Write(message); err != nil && v.failed == nil {
 		v.failed = fmt.Errorf("ask for the picture: %w", err)
 		v.conn.Close() // which ends serve

@@ -1,0 +1,37 @@
+# bureau: make help shows what there is.
+
+.DEFAULT_GOAL := help
+.PHONY: help up down clean build install test check unit image
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+TAGS := libvirt_dlopen
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: ## Bring an appliance with a desktop to life here; again is quick and harmless
+	@packaging/host/up
+
+down: ## Shut the desktops down and end the appliance
+	@$(SUDO) packaging/host/down
+
+clean: ## Remove everything that make up has made
+	@$(SUDO) packaging/host/clean
+	@rm -rf bureau dist desktop.png "$${XDG_CONFIG_HOME:-$$HOME/.config}/bureau/key"
+
+build: ## Compile ./bureau
+	@packaging/host/build bureau
+
+test: ## Run everything that has to hold, real guests included
+	@packaging/host/test
+
+check: ## Only what is quick: format, vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
+	@go vet -tags $(TAGS) ./...
+	@go tool staticcheck -tags $(TAGS) ./...
+
+unit: ## Only the tests that boot no guest
+	@go test -tags $(TAGS) $$(go list -tags $(TAGS) ./... | grep -v /e2e)
+
+image: build ## Build and import the default image
+	@$(SUDO) ./bureau image build --import

@@ -1,0 +1,441 @@
+package apitest
+
+import (
+	"context"
+	"fmt"
+	"image"
+	"image/color"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"bureau/desktop"
+)
+
+// World is a domain in memory: desktops that do at once what is asked of them, users and keys. It
+// is what the API's own tests talk to; it keeps what the domain promises the API, and no more.
+type World struct {
+	mu       sync.Mutex
+	desktops []desktop.Desktop // in the order of their making
+	users    []desktop.User
+	keys     map[string]desktop.Key // by secret
+	acted    []desktop.Action
+	ran      []desktop.Exec
+	next     int
+
+	// Frames is what the display shows; set it anew, never change it.
+	Shown *desktop.Frame
+	// Fail, when not nil, is asked before each call, by the name of the method.
+	Fail func(method string) error
+	// OnExec, when not nil, stands in for a command's run.
+	OnExec func(ctx context.Context, command desktop.Exec, output func(desktop.Stream, []byte)) (desktop.ExecResult, error)
+}
+
+// Epoch is when everything in a World was made.
+var Epoch = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// DisplaySize is that of a World's desktops.
+var DisplaySize = desktop.Size{Width: 320, Height: 200}
+
+// NewWorld makes an empty one.
+func NewWorld() *World {
+	return &World{keys: map[string]desktop.Key{}, Shown: Frame(1, color.RGBA{40, 80, 120, 255})}
+}
+
+// Frame is a display of one colour, with a pointer on it.
+func Frame(serial uint64, c color.RGBA) *desktop.Frame {
+	pixels := image.NewRGBA(image.Rect(0, 0, DisplaySize.Width, DisplaySize.Height))
+	for i := 0; i < len(pixels.Pix); i += 4 {
+		pixels.Pix[i], pixels.Pix[i+1], pixels.Pix[i+2], pixels.Pix[i+3] = c.R, c.G, c.B, c.A
+	}
+	pointer := image.NewRGBA(image.Rect(0, 0, 2, 2))
+	for i := range pointer.Pix {
+		pointer.Pix[i] = 255
+	}
+	return &desktop.Frame{Serial: serial, Pixels: pixels, Source: desktop.SourceDBus,
+		Cursor: &desktop.Cursor{Image: pointer, Position: image.Pt(10, 10)}}
+}
+
+func (w *World) enter(method string) error {
+	if w.Fail != nil {
+		return w.Fail(method)
+	}
+	return nil
+}
+
+// AddUser makes a user.
+func (w *World) AddUser(id string) desktop.User {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	u := desktop.User{ID: id, Email: id + "@example.org", Role: desktop.RoleUser, Tier: "free", CreatedAt: Epoch}
+	w.users = append(w.users, u)
+	return u
+}
+
+// AddKey makes a key of a user and returns its secret.
+func (w *World) AddKey(user string, change func(*desktop.Key), capabilities ...desktop.Capability) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.next++
+	secret := fmt.Sprintf("sk_live_%032d", w.next)
+	k := desktop.Key{ID: fmt.Sprint("key-", w.next), UserID: user, Name: "test", Prefix: secret[:12],
+		Capabilities: append([]desktop.Capability{}, capabilities...), CreatedAt: Epoch}
+	if change != nil {
+		change(&k)
+	}
+	w.keys[secret] = k
+	return secret
+}
+
+// AddDesktop makes a desktop that runs and is ready.
+func (w *World) AddDesktop(id, owner string) desktop.Desktop {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	address := "192.0.2.10"
+	d := desktop.Desktop{ID: id, Name: id, Owner: owner, Status: desktop.Running, Tier: "free", Image: "desktop",
+		IPAddress: &address, AgentReady: true, BootStage: desktop.StageReady, Network: desktop.NetworkNAT, Acceleration: desktop.TCG,
+		VCPUs: 2, MemoryBytes: 4 << 30, DiskBytes: 20 << 30, CreatedAt: Epoch, UpdatedAt: Epoch}
+	w.desktops = append(w.desktops, d)
+	return d
+}
+
+// SetStatus puts a desktop into another status.
+func (w *World) SetStatus(id string, status desktop.Status) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range w.desktops {
+		if w.desktops[i].ID == id {
+			w.desktops[i].Status, w.desktops[i].AgentReady = status, status == desktop.Running
+		}
+	}
+}
+
+// Acted is what input has been done so far.
+func (w *World) Acted() []desktop.Action {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.acted)
+}
+
+// Ran is what commands have been run so far.
+func (w *World) Ran() []desktop.Exec {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.ran)
+}
+
+// find is a desktop that the caller may know of. The lock is held.
+func (w *World) find(caller desktop.Caller, id string) (*desktop.Desktop, error) {
+	for i := range w.desktops {
+		if d := &w.desktops[i]; d.ID == id && caller.Owns(d.Owner) && d.Status != desktop.Destroyed {
+			return d, nil
+		}
+	}
+	return nil, desktop.Errorf(desktop.NotFound, "there is no desktop %s", id)
+}
+
+// usable is one that can be controlled now. The lock is held.
+func (w *World) usable(caller desktop.Caller, id string) error {
+	d, err := w.find(caller, id)
+	if err != nil {
+		return err
+	}
+	if d.Status != desktop.Running || !d.AgentReady {
+		failure := desktop.Errorf(desktop.Unavailable, "desktop %s is %s", id, d.Status)
+		failure.RetryAfter = 1500 * time.Millisecond
+		return failure
+	}
+	return nil
+}
+
+func (w *World) List(_ context.Context, caller desktop.Caller, page desktop.Page) ([]desktop.Desktop, bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.enter("List"); err != nil {
+		return nil, false, err
+	}
+	var list []desktop.Desktop
+	past := page.After == ""
+	for _, d := range w.desktops {
+		if past && caller.Owns(d.Owner) && d.Status != desktop.Destroyed {
+			list = append(list, d)
+		}
+		past = past || d.ID == page.After && caller.Owns(d.Owner)
+	}
+	if !past {
+		return nil, false, desktop.Errorf(desktop.Invalid, "after is not the id of a desktop: %s", page.After)
+	}
+	if page.Limit > 0 && len(list) > page.Limit {
+		return list[:page.Limit], true, nil
+	}
+	return list, false, nil
+}
+
+func (w *World) Get(_ context.Context, caller desktop.Caller, id string) (desktop.Desktop, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.enter("Get"); err != nil {
+		return desktop.Desktop{}, err
+	}
+	d, err := w.find(caller, id)
+	if err != nil {
+		return desktop.Desktop{}, err
+	}
+	return *d, nil
+}
+
+func (w *World) Create(_ context.Context, caller desktop.Caller, draft desktop.Draft) (desktop.Desktop, error) {
+	w.mu.Lock()
+	err := w.enter("Create")
+	w.next++
+	id := fmt.Sprint("dt-new", w.next)
+	w.mu.Unlock()
+	if err != nil {
+		return desktop.Desktop{}, err
+	}
+	owner := caller.User.ID
+	if caller.Local {
+		owner = draft.Owner
+	}
+	w.AddDesktop(id, owner)
+	return w.change("", caller, id, func(d *desktop.Desktop) error {
+		d.Status, d.AgentReady, d.BootStage, d.IPAddress = desktop.Pending, false, "", nil
+		d.KeepAlive = draft.KeepAlive
+		if draft.Name != "" {
+			d.Name = draft.Name
+		}
+		if draft.Start != nil && !*draft.Start {
+			d.Status = desktop.Stopped
+		}
+		return nil
+	})
+}
+
+// change is what all changes of one desktop have in common.
+func (w *World) change(method string, caller desktop.Caller, id string, do func(*desktop.Desktop) error) (desktop.Desktop, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if method != "" {
+		if err := w.enter(method); err != nil {
+			return desktop.Desktop{}, err
+		}
+	}
+	d, err := w.find(caller, id)
+	if err != nil {
+		return desktop.Desktop{}, err
+	}
+	if err := do(d); err != nil {
+		return desktop.Desktop{}, err
+	}
+	return *d, nil
+}
+
+func (w *World) Update(_ context.Context, caller desktop.Caller, id string, change desktop.Change) (desktop.Desktop, error) {
+	return w.change("Update", caller, id, func(d *desktop.Desktop) error {
+		if change.Name != nil {
+			d.Name = *change.Name
+		}
+		if change.KeepAlive != nil {
+			d.KeepAlive = *change.KeepAlive
+		}
+		return nil
+	})
+}
+
+// become puts a desktop into a status, unless it is on its way out.
+func (w *World) become(method string, caller desktop.Caller, id string, status desktop.Status) (desktop.Desktop, error) {
+	return w.change(method, caller, id, func(d *desktop.Desktop) error {
+		if d.Status == desktop.Destroying {
+			return desktop.Errorf(desktop.Conflict, "desktop %s is destroying", id)
+		}
+		d.Status, d.AgentReady = status, false
+		return nil
+	})
+}
+
+func (w *World) Start(_ context.Context, caller desktop.Caller, id string) (desktop.Desktop, error) {
+	return w.become("Start", caller, id, desktop.Booting)
+}
+
+func (w *World) Stop(_ context.Context, caller desktop.Caller, id string) (desktop.Desktop, error) {
+	return w.become("Stop", caller, id, desktop.Stopping)
+}
+
+func (w *World) Restart(_ context.Context, caller desktop.Caller, id string) (desktop.Desktop, error) {
+	return w.become("Restart", caller, id, desktop.Stopping)
+}
+
+func (w *World) Destroy(_ context.Context, caller desktop.Caller, id string) error {
+	_, err := w.become("Destroy", caller, id, desktop.Destroyed)
+	return err
+}
+
+func (w *World) Act(_ context.Context, caller desktop.Caller, id string, actions ...desktop.Action) (desktop.Acted, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.enter("Act"); err != nil {
+		return desktop.Acted{}, err
+	}
+	if err := w.usable(caller, id); err != nil {
+		return desktop.Acted{}, err
+	}
+	at := desktop.Point{X: 10, Y: 10}
+	for _, action := range actions {
+		switch {
+		case action.Click != nil && action.Click.X != nil:
+			at = desktop.Point{X: *action.Click.X, Y: *action.Click.Y}
+		case action.Move != nil:
+			at = desktop.Point{X: action.Move.X, Y: action.Move.Y}
+		}
+		if at.X < 0 || at.Y < 0 || at.X >= DisplaySize.Width || at.Y >= DisplaySize.Height {
+			failure := desktop.Errorf(desktop.Invalid, "%d,%d is outside the display, which is %dx%d", at.X, at.Y, DisplaySize.Width, DisplaySize.Height)
+			failure.Details = map[string]any{"display": DisplaySize}
+			return desktop.Acted{}, failure
+		}
+	}
+	w.acted = append(w.acted, actions...)
+	return desktop.Acted{Cursor: at, Display: DisplaySize, TookMs: 1.5}, nil
+}
+
+func (w *World) Exec(ctx context.Context, caller desktop.Caller, id string, command desktop.Exec, output func(desktop.Stream, []byte)) (desktop.ExecResult, error) {
+	w.mu.Lock()
+	err := w.enter("Exec")
+	if err == nil {
+		err = w.usable(caller, id)
+	}
+	if err == nil {
+		w.ran = append(w.ran, command)
+	}
+	run := w.OnExec
+	w.mu.Unlock()
+	if err != nil {
+		return desktop.ExecResult{}, err
+	}
+	if run != nil {
+		return run(ctx, command, output)
+	}
+	result := desktop.ExecResult{Stdout: "out: " + command.Script + "\n", Stderr: "err\n", ExitCode: 3, DurationMs: 4.5}
+	if output != nil {
+		output(desktop.Stdout, []byte(result.Stdout))
+		output(desktop.Stderr, []byte(result.Stderr))
+		result.Stdout, result.Stderr = "", ""
+	}
+	return result, nil
+}
+
+func (w *World) Frame(_ context.Context, caller desktop.Caller, id string) (*desktop.Frame, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.enter("Frame"); err != nil {
+		return nil, err
+	}
+	if err := w.usable(caller, id); err != nil {
+		return nil, err
+	}
+	return w.Shown, nil
+}
+
+func (w *World) Ready(context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.enter("Ready")
+}
+
+func (w *World) Authenticate(_ context.Context, secret string) (desktop.Caller, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.enter("Authenticate"); err != nil {
+		return desktop.Caller{}, err
+	}
+	k, ok := w.keys[secret]
+	if !ok || k.RevokedAt != nil || k.ExpiresAt != nil && !k.ExpiresAt.After(time.Now()) {
+		return desktop.Caller{}, desktop.Errorf(desktop.Unauthenticated, "the key is unknown, revoked or expired")
+	}
+	u, err := w.user(k.UserID)
+	return desktop.Caller{User: u, Key: k}, err
+}
+
+// user finds one by id or e-mail address. The lock is held.
+func (w *World) user(name string) (desktop.User, error) {
+	for _, u := range w.users {
+		if u.ID == name || strings.EqualFold(u.Email, name) {
+			return u, nil
+		}
+	}
+	return desktop.User{}, desktop.Errorf(desktop.NotFound, "there is no user %s", name)
+}
+
+func (w *World) CreateUser(_ context.Context, email string, role desktop.Role, tier string) (desktop.User, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.enter("CreateUser"); err != nil {
+		return desktop.User{}, err
+	}
+	if _, err := w.user(email); err == nil {
+		return desktop.User{}, desktop.Errorf(desktop.Conflict, "there is a user %s already", email)
+	}
+	w.next++
+	u := desktop.User{ID: fmt.Sprint("usr-new", w.next), Email: email, Role: role, Tier: tier, CreatedAt: Epoch}
+	w.users = append(w.users, u)
+	return u, nil
+}
+
+func (w *World) Users(context.Context) ([]desktop.User, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.users), w.enter("Users")
+}
+
+func (w *World) CreateKey(_ context.Context, user, name string, capabilities []desktop.Capability, expiresAt *time.Time) (desktop.Key, string, error) {
+	w.mu.Lock()
+	u, err := w.user(user)
+	w.mu.Unlock()
+	if err != nil {
+		return desktop.Key{}, "", err
+	}
+	secret := w.AddKey(u.ID, func(k *desktop.Key) { k.Name, k.ExpiresAt = name, expiresAt }, capabilities...)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.keys[secret], secret, w.enter("CreateKey")
+}
+
+func (w *World) Keys(_ context.Context, user string) ([]desktop.Key, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	id := ""
+	if user != "" {
+		u, err := w.user(user)
+		if err != nil {
+			return nil, err
+		}
+		id = u.ID
+	}
+	var list []desktop.Key
+	for _, k := range w.keys {
+		if id == "" || k.UserID == id {
+			list = append(list, k)
+		}
+	}
+	slices.SortFunc(list, func(a, b desktop.Key) int { return strings.Compare(a.ID, b.ID) })
+	return list, w.enter("Keys")
+}
+
+func (w *World) RevokeKey(_ context.Context, id string) (desktop.Key, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.enter("RevokeKey"); err != nil {
+		return desktop.Key{}, err
+	}
+	for secret, k := range w.keys {
+		if k.ID == id {
+			if k.RevokedAt == nil {
+				now := Epoch
+				k.RevokedAt = &now
+				w.keys[secret] = k
+			}
+			return k, nil
+		}
+	}
+	return desktop.Key{}, desktop.Errorf(desktop.NotFound, "there is no key %s", id)
+}
