@@ -48,8 +48,6 @@ type appliance struct {
 	mu         sync.Mutex
 	process    *process
 	deviations []error
-
-	guest sharedGuest
 }
 
 // process is one run of serve.
@@ -172,8 +170,7 @@ func progress(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "e2e: "+format+"\n", args...)
 }
 
-// setUp makes the appliance run, with its images, a user and a key, and begins to boot the guest
-// that most tests share.
+// setUp makes the appliance run, with an image, a user and a key.
 func (a *appliance) setUp(ctx context.Context) error {
 	if err := a.purge(ctx); err != nil {
 		return fmt.Errorf("removing an earlier run's remains: %w", err)
@@ -192,10 +189,7 @@ func (a *appliance) setUp(ctx context.Context) error {
 	if err := a.validate(ctx); err != nil {
 		return err
 	}
-	if err := a.makeKey(ctx); err != nil {
-		return err
-	}
-	return a.guest.boot(ctx, a)
+	return a.makeKey(ctx)
 }
 
 // importImage puts an image into the appliance's pool. It is built if it has not been, which needs

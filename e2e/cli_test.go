@@ -31,7 +31,11 @@ func TestCommandLine(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	lab.guest.guest.watch(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the end of serve's log:\n%s", lab.logTail(40))
+		}
+	})
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {

@@ -30,37 +30,33 @@ type guest struct {
 	id string
 }
 
-// sharedGuest is the one desktop that most tests use, of the default image. It boots while the
-// first tests that need none run.
-type sharedGuest struct {
-	guest *guest
-	once  sync.Once
-	err   error
-}
-
-func (s *sharedGuest) boot(ctx context.Context, a *appliance) error {
-	g, err := a.create(ctx, map[string]any{"name": "shared"})
-	s.guest = g
-	return err
-}
+// sharedGuest is the one desktop that most tests use, of the default image.
+var sharedGuest = sync.OnceValues(func() (*guest, error) {
+	ctx := context.Background()
+	began := time.Now()
+	g, err := lab.create(ctx, map[string]any{"name": "shared"})
+	if err != nil {
+		return g, err
+	}
+	if err := lab.readied(ctx, g.id); err != nil {
+		return g, err
+	}
+	progress("the shared desktop was ready %s after it was asked for", time.Since(began).Round(time.Second/10))
+	return g, g.putProbe(ctx)
+})
 
 // shared is the shared guest, ready. When the test fails, what a person needs to understand it is
 // put aside.
 func shared(t testing.TB) *guest {
 	t.Helper()
-	s := &lab.guest
-	s.once.Do(func() {
-		began := time.Now()
-		if s.err = lab.readied(t.Context(), s.guest.id); s.err == nil {
-			progress("the shared desktop is ready; waited %s for it", time.Since(began).Round(time.Second/10))
-			s.err = s.guest.putProbe(t.Context())
-		}
-	})
-	s.guest.watch(t)
-	if s.err != nil {
-		t.Fatal(s.err)
+	g, err := sharedGuest()
+	if g != nil {
+		g.watch(t)
 	}
-	return s.guest
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
 }
 
 // create makes a desktop, which then boots.
