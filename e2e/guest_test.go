@@ -42,8 +42,21 @@ var sharedGuest = sync.OnceValues(func() (*guest, error) {
 		return g, err
 	}
 	progress("the shared desktop was ready %s after it was asked for", time.Since(began).Round(time.Second/10))
-	return g, g.putProbe(ctx)
+	if err := g.putProbe(ctx); err != nil {
+		return g, err
+	}
+	return g, g.settled(ctx)
 })
+
+// settled waits until the desktop's session is complete: its window manager runs, and what it
+// starts with has come to rest. agentReady promises no more than that the display answers.
+func (g *guest) settled(ctx context.Context) error {
+	return until(ctx, 3*time.Minute, func(ctx context.Context) error {
+		_, err := g.trySh(ctx, "", "xprop -root _NET_SUPPORTING_WM_CHECK | grep -q 'window id' && "+
+			"{ ! pgrep -x xfce4-session >/dev/null || { pgrep -x xfdesktop && pgrep -x xfce4-panel; } >/dev/null; }")
+		return err
+	})
+}
 
 // shared is the shared guest, ready. When the test fails, what a person needs to understand it is
 // put aside.
@@ -107,6 +120,9 @@ func minimal(t testing.TB, name string) *guest {
 		t.Fatal(err)
 	}
 	if err := g.putProbe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.settled(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return g
