@@ -26,7 +26,7 @@ test: ## Run everything that has to hold, real guests included
 	@packaging/host/test
 
 check: ## Only what is quick: format, vet, staticcheck
-	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
+	@test -z "$$(find . -name '*.go' -exec gofmt -l {} + | tee /dev/stderr)"
 	@go vet -tags $(TAGS) ./...
 	@go tool staticcheck -tags $(TAGS) ./...
 

@@ -99,6 +99,22 @@ type Wanted struct {
 	how *Picture
 }
 
+// Want is the screenshot member of a request for that picture; none for nil.
+func Want(p *Picture) WithScreenshot {
+	if p == nil {
+		return WithScreenshot{}
+	}
+	return WithScreenshot{&Wanted{p}}
+}
+
+// MarshalJSON writes what UnmarshalJSON reads.
+func (w Wanted) MarshalJSON() ([]byte, error) {
+	if w.how == nil {
+		return []byte("false"), nil
+	}
+	return json.Marshal(w.how)
+}
+
 // UnmarshalJSON takes true, false or an object. It checks what the schema cannot say in a way that
 // names the fault.
 func (w *Wanted) UnmarshalJSON(data []byte) error {

@@ -52,6 +52,7 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	manager, err := desktop.NewManager(ctx, host, kept, &agent.Connector{Binary: "/proc/self/exe", Log: log},
 		desktop.Config{
 			Tiers:        tiers,
+			DefaultTier:  c.DefaultTier,
 			DefaultImage: c.Image,
 			Network:      c.Network,
 			StopGrace:    c.StopGrace,

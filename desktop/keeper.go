@@ -37,6 +37,7 @@ type keeper struct {
 	bootedAt  time.Time          // when the machine was first seen running
 	agent     Agent              // nil while there is no session
 	answered  bool               // an agent was ready since the machine was last off
+	hindrance error              // why the last step failed; nil when it did not
 	interrupt context.CancelFunc // ends the step under way, when there is one
 
 	session context.CancelFunc // ends the agent's session loop; the keeper's goroutine only
@@ -100,6 +101,7 @@ func (k *keeper) run() {
 	retry := retryMin
 	for {
 		again, err := k.step()
+		k.setHindrance(err)
 		switch {
 		case k.m.ctx.Err() != nil:
 			return
@@ -280,6 +282,15 @@ func (k *keeper) setStarting(starting bool) {
 	k.starting = starting
 }
 
+// setHindrance keeps what the owner is told while the keeper tries again.
+func (k *keeper) setHindrance(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.hindrance = err; errors.Is(err, errInterrupted) {
+		k.hindrance = nil
+	}
+}
+
 // fail gives up on the wish until the next request.
 func (k *keeper) fail(record Record, reason string) error {
 	k.log.Error("desktop failed", "reason", reason)
@@ -392,6 +403,9 @@ func (k *keeper) desktop() Desktop {
 		agent = k.agent.Status()
 	}
 	d.Status, d.Reason, d.BootStage = k.status(agent)
+	if k.hindrance != nil && d.Status != Failed {
+		d.Reason = "It is tried again: " + k.hindrance.Error()
+	}
 	switch d.Status {
 	case Booting, Running, Stopping:
 		d.Acceleration = k.machine.Acceleration

@@ -1,6 +1,7 @@
 package desktop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 // Config is how a Manager works. Zero durations take the defaults.
 type Config struct {
 	Tiers        []Tier
+	DefaultTier  string // of an administrator's draft that names none
 	DefaultImage string
 	Network      string // of a draft that names none
 
@@ -231,14 +233,16 @@ func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record 
 	if err != nil {
 		return Record{}, 0, err
 	}
-	tier := ownerTier
-	if draft.Tier != "" {
-		if tier, err = findTier(m.config.Tiers, draft.Tier); err != nil {
-			return Record{}, 0, err
-		}
-		if !caller.Local && (tier.VCPUs > ownerTier.VCPUs || tier.MemoryBytes > ownerTier.MemoryBytes || tier.DiskBytes > ownerTier.DiskBytes) {
-			return Record{}, 0, Errorf(Invalid, "tier %s is larger than yours, which is %s", tier.Name, ownerTier.Name)
-		}
+	fallback := owner.Tier
+	if owner.Role == RoleAdmin { // whose own tier is the largest, for the number of desktops
+		fallback = m.config.DefaultTier
+	}
+	tier, err := findTier(m.config.Tiers, cmp.Or(draft.Tier, fallback))
+	if err != nil {
+		return Record{}, 0, err
+	}
+	if !caller.Local && tier.exceeds(ownerTier) {
+		return Record{}, 0, Errorf(Invalid, "tier %s is larger than yours, which is %s", tier.Name, ownerTier.Name)
 	}
 	created := now()
 	record = Record{

@@ -38,7 +38,7 @@ func newAppliance(t *testing.T) *appliance {
 func (a *appliance) open() {
 	a.t.Helper()
 	m, err := NewManager(a.t.Context(), a.machines, a.store, fakeAgents{},
-		Config{Tiers: testTiers, DefaultImage: "small", Network: NetworkNAT}, slog.New(slog.DiscardHandler))
+		Config{Tiers: testTiers, DefaultTier: "free", DefaultImage: "small", Network: NetworkNAT}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func TestDrafts(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	a.awaitStatus(d.ID, Stopped)
-	if d := a.create(local, Draft{}); d.Owner != root.ID || d.Tier != root.Tier {
+	if d := a.create(local, Draft{}); d.Owner != root.ID || d.Tier != "free" {
 		t.Errorf("the operator's own: %+v", d)
 	}
 	a.create(ann, Draft{})

@@ -3,7 +3,7 @@ package desktop
 // Draft is a desktop to be made. Empty fields take the appliance's defaults.
 type Draft struct {
 	Name      string `json:"name,omitempty" maxLength:"63" doc:"Made up when absent"`
-	Tier      string `json:"tier,omitempty" doc:"Decides processors, memory and disk; the user's own tier by default"`
+	Tier      string `json:"tier,omitempty" doc:"Decides processors, memory and disk; by default the user's own tier, for an administrator the appliance's default one"`
 	Image     string `json:"image,omitempty" doc:"Name of an image on this host; the configured default when absent"`
 	Network   string `json:"network,omitempty" enum:"nat,isolated" doc:"nat reaches the outside, isolated reaches nothing"`
 	KeepAlive bool   `json:"keepAlive,omitempty" doc:"Never stop it for inactivity"`

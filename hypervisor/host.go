@@ -107,6 +107,7 @@ type Host struct {
 	channels map[string]*channel // the open agent stream of each desktop
 
 	machines keyedLock // one change of a machine at a time
+	openers  keyedLock // one opening of an agent's stream at a time
 	networks sync.Mutex
 	agents   sync.Mutex
 	agent    agentDisk

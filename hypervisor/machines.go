@@ -105,7 +105,7 @@ func (h *Host) turnOn(ctx context.Context, c *libvirt.Connect, id string) (on bo
 				return err
 			}
 			switch {
-			case state == libvirt.DOMAIN_PAUSED && libvirt.DomainPausedReason(reason) != libvirt.DOMAIN_PAUSED_STARTING_UP:
+			case state == libvirt.DOMAIN_PAUSED && !passing(libvirt.DomainPausedReason(reason)):
 				return d.Resume()
 			case state == libvirt.DOMAIN_PMSUSPENDED:
 				return d.PMWakeup(0)
@@ -302,7 +302,7 @@ func (h *Host) askOff(ctx context.Context, id string, ask bool) (off bool, err e
 	return run(ctx, h, queryTime, "stop the machine", func(ctx context.Context, c *libvirt.Connect) (bool, error) {
 		off := false
 		found, err := h.withDomain(c, id, func(d *libvirt.Domain) error {
-			state, _, err := d.GetState()
+			state, reason, err := d.GetState()
 			if err != nil {
 				return err
 			}
@@ -310,7 +310,12 @@ func (h *Host) askOff(ctx context.Context, id string, ask bool) (off bool, err e
 			case libvirt.DOMAIN_SHUTOFF:
 				off = true
 				return nil
-			case libvirt.DOMAIN_PAUSED, libvirt.DOMAIN_PMSUSPENDED, libvirt.DOMAIN_CRASHED:
+			case libvirt.DOMAIN_PAUSED:
+				if !passing(libvirt.DomainPausedReason(reason)) {
+					off = true
+					err = d.Destroy()
+				}
+			case libvirt.DOMAIN_PMSUSPENDED, libvirt.DOMAIN_CRASHED:
 				off = true
 				err = d.Destroy()
 			case libvirt.DOMAIN_RUNNING, libvirt.DOMAIN_BLOCKED:
@@ -325,6 +330,16 @@ func (h *Host) askOff(ctx context.Context, id string, ask bool) (off bool, err e
 		})
 		return off || !found, err
 	})
+}
+
+// passing tells whether libvirt itself has paused the machine and lets it go on, or off, soon.
+func passing(reason libvirt.DomainPausedReason) bool {
+	switch reason {
+	case libvirt.DOMAIN_PAUSED_STARTING_UP, libvirt.DOMAIN_PAUSED_SHUTTING_DOWN, libvirt.DOMAIN_PAUSED_SAVE,
+		libvirt.DOMAIN_PAUSED_DUMP, libvirt.DOMAIN_PAUSED_SNAPSHOT, libvirt.DOMAIN_PAUSED_MIGRATION:
+		return true
+	}
+	return false
 }
 
 // destroy turns a machine off at once.

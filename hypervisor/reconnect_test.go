@@ -175,8 +175,13 @@ func TestDaemonDiesAndComesBack(t *testing.T) {
 	stopped := make(chan error, 1)
 	go func() { stopped <- h.Stop(ctx, spec.ID, time.Hour) }()
 
-	for range 2 {
+	for life := range 2 {
 		daemon.kill()
+		if life == 0 {
+			if err := <-ended; err != io.EOF {
+				t.Errorf("the agent's stream ended with %v", err)
+			}
+		}
 		deadline := time.Now().Add(time.Minute)
 		for {
 			_, err := h.List(ctx)
@@ -193,12 +198,14 @@ func TestDaemonDiesAndComesBack(t *testing.T) {
 		daemon.start(t)
 		wantChange(t, changes, "")
 		wantState(t, h, spec.ID, desktop.MachineRunning)
+		// The daemon has its monitor of the machine back when it can answer this.
+		domain(t, h, spec.ID, func(d *libvirt.Domain) error {
+			_, err := d.BlockStats("vda")
+			return err
+		})
 		if image, err := h.Image(ctx, "empty"); err != nil || image.Digest != spec.ImageDigest {
 			t.Errorf("image is %+v, %v", image, err)
 		}
-	}
-	if err := <-ended; err != io.EOF {
-		t.Errorf("the agent's stream ended with %v", err)
 	}
 	again, err := h.OpenAgent(ctx, spec.ID)
 	if err != nil {
@@ -249,4 +256,48 @@ func TestDaemonHangs(t *testing.T) {
 	if _, err := h.List(testContext(t)); err != nil {
 		t.Error("list:", err)
 	}
+}
+
+// The newest opener wins, and libvirtd lives through it, which it does not when the channel is
+// taken by force.
+func TestTakeovers(t *testing.T) {
+	daemon := newPrivateDaemon(t)
+	opts := testOptions(t)
+	opts.URI = daemon.uri
+	opts.Pool.Path = filepath.Join(daemon.folder, "pool")
+	ctx := testContext(t)
+	h, err := Open(ctx, opts)
+	if err != nil {
+		t.Fatal("open:", err)
+	}
+	defer h.Close()
+	defer func() {
+		if err := h.Purge(ctx); err != nil {
+			t.Error("purge:", err)
+		}
+	}()
+	spec := testSpec(importEmpty(t, h, "empty"))
+	startWithoutNetwork(t, h, spec)
+	var former io.ReadWriteCloser
+	for range 50 {
+		stream, err := h.OpenAgent(ctx, spec.ID)
+		if err != nil {
+			t.Fatal("open:", err)
+		}
+		if _, err := stream.Write(make([]byte, 100)); err != nil {
+			t.Fatal("write:", err)
+		}
+		if former != nil {
+			if _, err := former.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+				t.Fatal("write to the former stream:", err)
+			}
+		}
+		former = stream
+	}
+	select {
+	case <-daemon.exited:
+		t.Error("libvirtd has died")
+	default:
+	}
+	wantState(t, h, spec.ID, desktop.MachineRunning)
 }

@@ -81,7 +81,8 @@ func startApp(t testing.TB, display, name string, args ...string) {
 	cmd := exec.Command(program(t, name), args...)
 	cmd.Dir = home
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "DISPLAY=" + display, "HOME=" + home, "LC_ALL=C.UTF-8",
-		"XDG_RUNTIME_DIR=" + home, "GSETTINGS_BACKEND=memory", "NO_AT_BRIDGE=1", "GTK_IM_MODULE=gtk-im-context-simple"}
+		"XDG_RUNTIME_DIR=" + home, "DBUS_SESSION_BUS_ADDRESS=disabled:",
+		"GSETTINGS_BACKEND=memory", "NO_AT_BRIDGE=1", "GTK_IM_MODULE=gtk-im-context-simple"}
 	run(t, cmd)
 }
 

@@ -2,6 +2,7 @@ package x11
 
 import (
 	_ "embed"
+	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -73,7 +74,7 @@ func (s Keysym) String() string {
 		return name
 	}
 	if s > unicodeKeysyms && s <= unicodeKeysyms+0x10ffff {
-		return "U" + strings.ToUpper(strconv.FormatUint(uint64(s-unicodeKeysyms), 16))
+		return fmt.Sprintf("U%04X", uint32(s-unicodeKeysyms))
 	}
 	return "0x" + strconv.FormatUint(uint64(s), 16)
 }

@@ -15,6 +15,12 @@ export BUREAU_USER BUREAU_BIN BUREAU_DATA BUREAU_CACHE BUREAU_ETC BUREAU_RUN BUR
 # Tools of root's are not in every user's PATH, nor Go in root's.
 export PATH="$PATH:/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+# Some machines start their jobs without one, and Go's caches are in it.
+export HOME="${HOME:-/root}"
+
+# These scripts speak to the appliance of this host, whichever one the caller has been using.
+unset BUREAU_URL BUREAU_KEY
+
 say() { printf '%s\n' "$*"; }
 die() {
 	printf 'bureau: %s\n' "$*" >&2

@@ -356,11 +356,11 @@ func publish(partial, dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if err := sync(filepath.Join(partial, e.Name())); err != nil {
+		if err := flush(filepath.Join(partial, e.Name())); err != nil {
 			return err
 		}
 	}
-	if err := sync(partial); err != nil {
+	if err := flush(partial); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(dir); err != nil { // only there when built afresh
@@ -369,10 +369,10 @@ func publish(partial, dir string) error {
 	if err := os.Rename(partial, dir); err != nil {
 		return err
 	}
-	return sync(filepath.Dir(dir))
+	return flush(filepath.Dir(dir))
 }
 
-func sync(path string) error {
+func flush(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err

@@ -1,0 +1,158 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"bureau/api/apitest"
+	"bureau/desktop"
+)
+
+// bench is a server over a World, and a client whose every exchange is held against the document.
+type bench struct {
+	*apitest.World
+	t      *testing.T
+	server *Server
+	url    string
+	client *http.Client
+	log    *lockedBuffer
+
+	key, other string // of usr-1, with every capability, and of usr-2
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// newBench starts a server with two users, and a desktop dt-1 of the first and dt-2 of the second.
+func newBench(t *testing.T, change func(*Options)) *bench {
+	t.Helper()
+	b := &bench{World: apitest.NewWorld(), t: t, log: &lockedBuffer{}}
+	b.AddUser("usr-1")
+	b.AddUser("usr-2")
+	b.AddDesktop("dt-1", "usr-1")
+	b.AddDesktop("dt-2", "usr-2")
+	b.key = b.AddKey("usr-1", nil, desktop.Capabilities()...)
+	b.other = b.AddKey("usr-2", nil, desktop.Capabilities()...)
+	options := Options{Desktops: b.World, Accounts: b.World, Version: "test",
+		Logger: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	if change != nil {
+		change(&options)
+	}
+	b.server = New(options)
+	web := httptest.NewUnstartedServer(b.server.Handler())
+	web.Config.MaxHeaderBytes = maxHeaderBytes
+	web.Start()
+	t.Cleanup(web.Close)
+	b.url = web.URL
+	checked, err := apitest.NewTransport(b.server.OpenAPI(), web.Client().Transport, func(err error) { t.Error(err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.client = &http.Client{Transport: checked}
+	return b
+}
+
+// reply is an answer, read.
+type reply struct {
+	*http.Response
+	body []byte
+}
+
+// do makes a request with the first user's key; headers are "Name: value", an empty value removes.
+func (b *bench) do(method, path, body string, headers ...string) reply {
+	b.t.Helper()
+	var reader io.Reader
+	if body != "" {
+		reader = strings.NewReader(body)
+	}
+	request, err := http.NewRequestWithContext(b.t.Context(), method, b.url+path, reader)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+b.key)
+	if body != "" {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		if value == "" {
+			request.Header.Del(name)
+		} else {
+			request.Header.Set(name, value)
+		}
+	}
+	response, err := b.client.Do(request)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return reply{response, data}
+}
+
+// problem checks that an answer is a problem document, whole, and returns its members.
+func (b *bench) problem(r reply, status int) map[string]any {
+	b.t.Helper()
+	if r.StatusCode != status {
+		b.t.Fatalf("%s %s: got %s, want %d: %s", r.Request.Method, r.Request.URL, r.Status, status, r.body)
+	}
+	var p map[string]any
+	if err := json.Unmarshal(r.body, &p); err != nil || r.Header.Get("Content-Type") != "application/problem+json" {
+		b.t.Fatalf("%s %s: %s is no problem document: %s", r.Request.Method, r.Request.URL, r.Header.Get("Content-Type"), r.body)
+	}
+	sentence, _ := p["error"].(string)
+	kind, _ := p["type"].(string)
+	if p["status"] != float64(status) || sentence == "" || !strings.HasPrefix(kind, problemPath) || p["title"] == "" ||
+		p["requestId"] != r.Header.Get("X-Request-Id") {
+		b.t.Errorf("%s %s: the problem document is not whole: %s", r.Request.Method, r.Request.URL, r.body)
+	}
+	return p
+}
+
+// into decodes a good answer.
+func (b *bench) into(r reply, status int, value any) {
+	b.t.Helper()
+	if r.StatusCode != status {
+		b.t.Fatalf("%s %s: got %s, want %d: %s", r.Request.Method, r.Request.URL, r.Status, status, r.body)
+	}
+	if value == nil {
+		return
+	}
+	if err := json.Unmarshal(r.body, value); err != nil {
+		b.t.Fatalf("%s %s: %v: %s", r.Request.Method, r.Request.URL, err, r.body)
+	}
+}
+
+// asLocal serves the API to the operator: without a listener, by the mark that one would set.
+func (b *bench) asLocal(method, path, body string) *httptest.ResponseRecorder {
+	request := httptest.NewRequest(method, path, strings.NewReader(body))
+	request = request.WithContext(context.WithValue(request.Context(), localKey{}, true))
+	w := httptest.NewRecorder()
+	b.server.Handler().ServeHTTP(w, request)
+	return w
+}
