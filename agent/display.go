@@ -18,8 +18,12 @@ import (
 type Display interface {
 	// Act does the actions in order and stops at the first error. Calls do not overlap.
 	Act(ctx context.Context, actions []desktop.Action) (desktop.Acted, error)
+	// Release lets go of what actions have left pressed.
+	Release(ctx context.Context) error
 	// Capture takes the display's pixels and its cursor.
 	Capture(ctx context.Context) (*desktop.Frame, error)
+	// Cursor is the pointer's picture and place, nil while it is hidden.
+	Cursor(ctx context.Context) (*desktop.Cursor, error)
 	// Size is the display's size now.
 	Size() desktop.Size
 	// Changed delivers when Size may have changed.

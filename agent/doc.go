@@ -69,11 +69,12 @@
 //
 //	GET /status    desktop.AgentStatus in JSON, one line now and one with each change, without end;
 //	               a line has at most 64 KiB
-//	POST /act      {"actions": [desktop.Action…]}; answers desktop.Acted
+//	POST /act      {"actions": [desktop.Action…]}; answers desktop.Acted, and "synced" when it is
 //	GET /capture   the picture: eight 32-bit numbers (width and height of the display; width and
 //	               height of the cursor's image, 0 for none; its hot spot's x, y; where that spot is
 //	               on the display, x, y), the display's pixels, the cursor's; pixels are R, G, B, A of
 //	               8 bits, row by row, the cursor's premultiplied with alpha
+//	GET /cursor    the last six of those numbers, and the cursor's pixels
 //	POST /exec     desktop.Exec in JSON; answers chunks as the command produces them: kind (1 byte),
 //	               length (4 bytes, at most 65536), content. Kinds: 1 standard output, 2 standard
 //	               error, and at the end either 3, desktop.ExecResult in JSON without output, or

@@ -45,6 +45,9 @@ type Options struct {
 	Log    *slog.Logger
 }
 
+// releaseWait bounds the letting go at a session's end.
+const releaseWait = 5 * time.Second
+
 // ErrReplaced is Serve's error when the host has delivered another agent, which is to be started in
 // the place of this one.
 var ErrReplaced = errors.New("another agent has been delivered")
@@ -177,12 +180,26 @@ func (g *guest) session(ctx context.Context, w *wire, self peer, handler http.Ha
 	up.CloseIdleConnections()
 	m.close()
 	<-ending
+	g.release(ctx)
 	g.log.Info("the session with the host has ended")
 	select {
 	case <-g.replaced:
 		return ErrReplaced
 	default:
 		return nil
+	}
+}
+
+// release lets go of what the host that has gone left pressed: the next one does not know of it.
+func (g *guest) release(ctx context.Context) {
+	display, err := g.screen.display()
+	if err != nil {
+		return // with the display's end everything was let go of
+	}
+	ctx, cancel := context.WithTimeout(ctx, releaseWait)
+	defer cancel()
+	if err := display.Release(ctx); err != nil {
+		g.log.Warn("keys or buttons may have stayed pressed", "error", err)
 	}
 }
 
@@ -222,6 +239,7 @@ func (g *guest) routes() http.Handler {
 	mux.HandleFunc("GET "+routeStatus, g.serveStatus)
 	mux.HandleFunc("POST "+routeAct, g.serveAct)
 	mux.HandleFunc("GET "+routeCapture, g.serveCapture)
+	mux.HandleFunc("GET "+routeCursor, g.serveCursor)
 	mux.HandleFunc("POST "+routeExec, g.serveExec)
 	mux.HandleFunc("PUT "+routeAgent, g.servePut)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -268,7 +286,7 @@ func (g *guest) serveAct(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	json.NewEncoder(w).Encode(acted) // a host that is gone needs no answer
+	json.NewEncoder(w).Encode(actAnswer{acted, acted.Synced}) // a host that is gone needs no answer
 }
 
 func (g *guest) serveCapture(w http.ResponseWriter, r *http.Request) {
@@ -284,6 +302,22 @@ func (g *guest) serveCapture(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := writeCapture(w, f); err != nil {
 		g.log.Debug("a picture was not taken", "error", err)
+	}
+}
+
+func (g *guest) serveCursor(w http.ResponseWriter, r *http.Request) {
+	display, err := g.screen.display()
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	c, err := display.Cursor(r.Context())
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	if err := writeCursor(w, c); err != nil {
+		g.log.Debug("a cursor was not taken", "error", err)
 	}
 }
 

@@ -324,16 +324,17 @@ func within(ctx context.Context, wait time.Duration, doing string) (context.Cont
 func (s *session) Act(ctx context.Context, actions ...desktop.Action) (desktop.Acted, error) {
 	ctx, cancel := within(ctx, actWait, "the input")
 	defer cancel()
-	var acted desktop.Acted
 	response, err := s.do(ctx, http.MethodPost, routeAct, actRequest{actions})
 	if err != nil {
-		return acted, err
+		return desktop.Acted{}, err
 	}
 	defer response.Body.Close()
-	if err := decode(response.Body, maxAnswer, &acted); err != nil {
-		return acted, s.lost(ctx, err)
+	var answer actAnswer
+	if err := decode(response.Body, maxAnswer, &answer); err != nil {
+		return desktop.Acted{}, s.lost(ctx, err)
 	}
-	return acted, nil
+	answer.Acted.Synced = answer.Synced
+	return answer.Acted, nil
 }
 
 // Capture implements desktop.Agent.
@@ -351,6 +352,22 @@ func (s *session) Capture(ctx context.Context) (*desktop.Frame, error) {
 	}
 	f.Serial = s.serial.Add(1)
 	return f, nil
+}
+
+// Cursor implements desktop.Agent.
+func (s *session) Cursor(ctx context.Context) (*desktop.Cursor, error) {
+	ctx, cancel := within(ctx, captureWait, "the cursor")
+	defer cancel()
+	response, err := s.do(ctx, http.MethodGet, routeCursor, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	c, err := readCursor(response.Body)
+	if err != nil {
+		return nil, s.lost(ctx, fmt.Errorf("reading the cursor: %w", err))
+	}
+	return c, nil
 }
 
 // Exec implements desktop.Agent.

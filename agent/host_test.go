@@ -26,6 +26,8 @@ type display struct {
 	frame   *desktop.Frame
 	changed chan struct{}
 	done    chan struct{}
+
+	releases atomic.Int32
 }
 
 func newDisplay() *display {
@@ -37,7 +39,12 @@ func newDisplay() *display {
 func (d *display) Act(ctx context.Context, actions []desktop.Action) (desktop.Acted, error) {
 	return d.act(ctx, actions)
 }
+func (d *display) Release(context.Context) error {
+	d.releases.Add(1)
+	return nil
+}
 func (d *display) Capture(context.Context) (*desktop.Frame, error) { return d.frame, nil }
+func (d *display) Cursor(context.Context) (*desktop.Cursor, error) { return d.frame.Cursor, nil }
 func (d *display) Size() desktop.Size                              { return *d.size.Load() }
 func (d *display) Changed() <-chan struct{}                        { return d.changed }
 func (d *display) Done() <-chan struct{}                           { return d.done }
@@ -93,8 +100,8 @@ func TestAct(t *testing.T) {
 	a := pair(t, d)
 	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready })
 
-	want := []desktop.Action{{Move: &desktop.Move{X: 3, Y: 4}}, {Type: &desktop.Type{Text: "häß\n"}}}
-	answer := desktop.Acted{Cursor: desktop.Point{X: 3, Y: 4}, Display: d.Size(), TookMs: 1.5}
+	want := []desktop.Action{{Move: &desktop.Move{X: 3, Y: 4}}, {Type: &desktop.Type{Text: "häß\n"}}, {Sync: &desktop.Sync{MaxMs: 5}}}
+	answer := desktop.Acted{Cursor: desktop.Point{X: 3, Y: 4}, Display: d.Size(), TookMs: 1.5, Synced: true}
 	var busy atomic.Int32
 	d.act = func(_ context.Context, got []desktop.Action) (desktop.Acted, error) {
 		if busy.Add(1) != 1 {
@@ -151,6 +158,18 @@ func TestAct(t *testing.T) {
 	wait(t, ended, "the display's hearing of it")
 }
 
+// What a host left pressed is let go of when its session ends.
+func TestSessionEndReleases(t *testing.T) {
+	d := newDisplay()
+	a := pair(t, d)
+	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready })
+	if n := d.releases.Load(); n != 0 {
+		t.Errorf("released %d times within the session", n)
+	}
+	a.Close()
+	poll(t, "the release", func() bool { return d.releases.Load() == 1 })
+}
+
 func TestCapture(t *testing.T) {
 	d := newDisplay()
 	m := image.NewRGBA(image.Rect(0, 0, 300, 200))
@@ -181,7 +200,14 @@ func TestCapture(t *testing.T) {
 	if c := f.Cursor; c == nil || c.Hot != image.Pt(1, 0) || c.Position != image.Pt(-3, 5) || c.Image.RGBAAt(1, 0).R != 255 {
 		t.Errorf("the cursor is %+v", f.Cursor)
 	}
+	alone, err := a.Cursor(testContext(t))
+	if err != nil || !reflect.DeepEqual(alone, f.Cursor) {
+		t.Errorf("the cursor alone is %+v, %v", alone, err)
+	}
 	d.frame.Cursor = nil
+	if alone, err = a.Cursor(testContext(t)); err != nil || alone != nil {
+		t.Errorf("a hidden cursor is %+v, %v", alone, err)
+	}
 	again, err := a.Capture(testContext(t))
 	if err != nil || again.Cursor != nil || again.Serial == f.Serial {
 		t.Errorf("without a cursor: %+v, %v", again, err)
@@ -329,6 +355,7 @@ func TestHostileAnswers(t *testing.T) {
 	}
 	act := func(a desktop.Agent) error { _, err := a.Act(context.Background()); return err }
 	look := func(a desktop.Agent) error { _, err := a.Capture(context.Background()); return err }
+	point := func(a desktop.Agent) error { _, err := a.Cursor(context.Background()); return err }
 	run := func(a desktop.Agent) error {
 		_, err := a.Exec(context.Background(), desktop.Exec{Script: "x"}, nil)
 		return err
@@ -348,6 +375,8 @@ func TestHostileAnswers(t *testing.T) {
 		"a negative display":     {routeCapture, capture(-4, -4, 0, 0, 0, 0, 0, 0), look, desktop.Unavailable, "a display of"},
 		"a picture cut short":    {routeCapture, capture(8000, 8000, 0, 0, 0, 0, 0, 0, 1, 2), look, desktop.Unavailable, "EOF"},
 		"a cursor out of place":  {routeCapture, capture(1, 1, 1, 1, 5, 5, 0, 0, 0), look, desktop.Unavailable, "out of place"},
+		"a cursor too large":     {routeCursor, capture(513, 1, 0, 0, 0, 0), point, desktop.Unavailable, "a cursor of"},
+		"a cursor cut short":     {routeCursor, capture(2, 2, 0, 0, 0, 0, 7), point, desktop.Unavailable, "EOF"},
 		"a chunk too large":      {routeExec, raw([]byte{1, 0xff, 0, 0, 0}), run, desktop.Unavailable, "a chunk of"},
 		"a chunk of no kind":     {routeExec, raw([]byte{9, 0, 0, 0, 0}), run, desktop.Unavailable, "unknown kind"},
 		"no ending":              {routeExec, raw([]byte{1, 0, 0, 0, 1, 'x'}), run, desktop.Unavailable, "EOF"},

@@ -27,6 +27,7 @@ const (
 	routeAct     = "/act"
 	routeExec    = "/exec"
 	routeCapture = "/capture"
+	routeCursor  = "/cursor"
 	routeAgent   = "/agent"
 )
 
@@ -48,6 +49,11 @@ const maxRequest = 64 << 20
 
 type actRequest struct {
 	Actions []desktop.Action `json:"actions"`
+}
+
+type actAnswer struct {
+	desktop.Acted
+	Synced bool `json:"synced,omitempty"`
 }
 
 // failure is an error on the wire.
@@ -243,33 +249,58 @@ func noEOF(err error) error {
 	return err
 }
 
-// A capture is a header of eight 32-bit numbers (width and height of the display; width and height
-// of the cursor's image, 0 for no cursor; its hot spot; its place), then the display's pixels, then
-// the cursor's, as 8-bit RGBA row by row.
-const captureHeader = 8 * 4
+// A capture is the display's width and height, then the cursor's header, then the display's pixels,
+// then the cursor's, as 8-bit RGBA row by row. A cursor's header is six numbers: width and height of
+// its image, 0 for no cursor; its hot spot; its place. Numbers have 32 bits.
+const (
+	captureHeader = 2 * 4
+	cursorHeader  = 6 * 4
+)
 
 func writeCapture(w io.Writer, f *desktop.Frame) error {
 	size := f.Pixels.Rect.Size()
-	numbers := []int{size.X, size.Y, 0, 0, 0, 0, 0, 0}
-	if c := f.Cursor; c != nil && c.Image != nil {
-		shape := c.Image.Rect.Size()
-		numbers = append(numbers[:2], shape.X, shape.Y, c.Hot.X, c.Hot.Y, c.Position.X, c.Position.Y)
-	}
-	header := make([]byte, 0, captureHeader)
-	for _, n := range numbers {
-		header = binary.BigEndian.AppendUint32(header, uint32(int32(n)))
-	}
-	if _, err := w.Write(header); err != nil {
+	header := appendNumbers(nil, size.X, size.Y)
+	if _, err := w.Write(appendCursor(header, f.Cursor)); err != nil {
 		return err
 	}
 	if err := writePixels(w, f.Pixels); err != nil {
 		return err
 	}
-	if numbers[2] == 0 {
+	return writeShape(w, f.Cursor)
+}
+
+// writeCursor writes a cursor alone: its header and its pixels.
+func writeCursor(w io.Writer, c *desktop.Cursor) error {
+	if _, err := w.Write(appendCursor(nil, c)); err != nil {
+		return err
+	}
+	return writeShape(w, c)
+}
+
+func appendCursor(b []byte, c *desktop.Cursor) []byte {
+	if c == nil || c.Image == nil {
+		return appendNumbers(b, 0, 0, 0, 0, 0, 0)
+	}
+	shape := c.Image.Rect.Size()
+	return appendNumbers(b, shape.X, shape.Y, c.Hot.X, c.Hot.Y, c.Position.X, c.Position.Y)
+}
+
+func writeShape(w io.Writer, c *desktop.Cursor) error {
+	if c == nil || c.Image == nil {
 		return nil
 	}
-	return writePixels(w, f.Cursor.Image)
+	return writePixels(w, c.Image)
 }
+
+func appendNumbers(b []byte, numbers ...int) []byte {
+	for _, n := range numbers {
+		b = binary.BigEndian.AppendUint32(b, uint32(int32(n)))
+	}
+	return b
+}
+
+// number is the nth number of a header.
+func number(header []byte, n int) int { return int(int32(binary.BigEndian.Uint32(header[4*n:]))) }
 
 func writePixels(w io.Writer, m *image.RGBA) error {
 	width, height := 4*m.Rect.Dx(), m.Rect.Dy()
@@ -286,12 +317,11 @@ func writePixels(w io.Writer, m *image.RGBA) error {
 }
 
 func readCapture(r io.Reader) (*desktop.Frame, error) {
-	var header [captureHeader]byte
+	var header [captureHeader + cursorHeader]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
 		return nil, noEOF(err)
 	}
-	number := func(i int) int { return int(int32(binary.BigEndian.Uint32(header[4*i:]))) }
-	width, height := number(0), number(1)
+	width, height := number(header[:], 0), number(header[:], 1)
 	if width < 1 || height < 1 || width > maxDisplaySide || height > maxDisplaySide || width*height > maxDisplay {
 		return nil, fmt.Errorf("a display of %d by %d", width, height)
 	}
@@ -302,12 +332,29 @@ func readCapture(r io.Reader) (*desktop.Frame, error) {
 	for i := 3; i < len(pixels.Pix); i += 4 {
 		pixels.Pix[i] = 0xFF
 	}
-	f := &desktop.Frame{Pixels: pixels, Source: desktop.SourceAgent}
-	width, height = number(2), number(3)
-	if width == 0 && height == 0 {
-		return f, nil
+	cursor, err := readShape(r, header[captureHeader:])
+	if err != nil {
+		return nil, err
 	}
-	hot, position := image.Pt(number(4), number(5)), image.Pt(number(6), number(7))
+	return &desktop.Frame{Pixels: pixels, Cursor: cursor, Source: desktop.SourceAgent}, nil
+}
+
+// readCursor reads what writeCursor wrote.
+func readCursor(r io.Reader) (*desktop.Cursor, error) {
+	var header [cursorHeader]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		return nil, noEOF(err)
+	}
+	return readShape(r, header[:])
+}
+
+// readShape reads the pixels of the cursor that a header describes.
+func readShape(r io.Reader, header []byte) (*desktop.Cursor, error) {
+	width, height := number(header, 0), number(header, 1)
+	if width == 0 && height == 0 {
+		return nil, nil
+	}
+	hot, position := image.Pt(number(header, 2), number(header, 3)), image.Pt(number(header, 4), number(header, 5))
 	const far = 2 * maxDisplaySide
 	switch {
 	case width < 1 || height < 1 || width > maxCursorSide || height > maxCursorSide:
@@ -324,8 +371,7 @@ func readCapture(r io.Reader) (*desktop.Frame, error) {
 		p := shape.Pix[i : i+4 : i+4]
 		p[0], p[1], p[2] = min(p[0], p[3]), min(p[1], p[3]), min(p[2], p[3])
 	}
-	f.Cursor = &desktop.Cursor{Image: shape, Hot: hot, Position: position}
-	return f, nil
+	return &desktop.Cursor{Image: shape, Hot: hot, Position: position}, nil
 }
 
 // readPixels takes memory as pixels arrive, not as they are announced.

@@ -30,6 +30,9 @@ type Agent interface {
 	Exec(ctx context.Context, command Exec, output func(Stream, []byte)) (ExecResult, error)
 	// Capture is the display as the guest's X server gives it.
 	Capture(ctx context.Context) (*Frame, error)
+	// Cursor is the pointer's picture and place as the guest's X server gives them, nil while the
+	// pointer is hidden.
+	Cursor(ctx context.Context) (*Cursor, error)
 	// Status is the newest status, which Changed announces.
 	Status() AgentStatus
 	// Changed delivers when Status has changed since the last delivery.

@@ -6,11 +6,15 @@ import (
 	"time"
 )
 
+// seedWait bounds the asking for a cursor, which a picture waits for.
+const seedWait = time.Second
+
 // display is a keeper's connection to its machine's screen: made when somebody looks, let go when
 // nobody has for a while, so that an unwatched desktop costs nothing.
 type display struct {
 	mu     sync.Mutex
 	screen Screen
+	seeded *sync.Once // of this screen
 	idle   *time.Timer
 	uses   int
 }
@@ -31,6 +35,7 @@ func (k *keeper) frame(ctx context.Context) (*Frame, error) {
 	screen, release, err := k.display.acquire(ctx, k)
 	if err == nil {
 		defer release()
+		k.seedCursor()
 		var frame *Frame
 		if frame, err = screen.Frame(ctx); err == nil {
 			return frame, nil
@@ -48,6 +53,37 @@ func (k *keeper) frame(ctx context.Context) (*Frame, error) {
 	return nil, e
 }
 
+// seedCursor tells a newly opened screen the cursor that the agent knows, once, if that takes it: a
+// hypervisor may tell a new viewer nothing of the cursor until it changes. It does nothing while
+// there is no screen, or no agent that is ready; whoever comes later asks again.
+func (k *keeper) seedCursor() {
+	k.display.mu.Lock()
+	screen, seeded := k.display.screen, k.display.seeded
+	k.display.mu.Unlock()
+	takes, ok := screen.(interface{ SeedCursor(Cursor) })
+	if !ok {
+		return
+	}
+	k.mu.Lock()
+	agent := k.agent
+	k.mu.Unlock()
+	if agent == nil || !agent.Status().Ready {
+		return
+	}
+	seeded.Do(func() {
+		ctx, cancel := context.WithTimeout(k.m.ctx, seedWait)
+		defer cancel()
+		cursor, err := agent.Cursor(ctx)
+		if err != nil {
+			k.log.Warn("the cursor is not known until it changes", "error", err)
+			return
+		}
+		if cursor != nil {
+			takes.SeedCursor(*cursor)
+		}
+	})
+}
+
 // acquire is the screen, connected to if need be, until release is called.
 func (d *display) acquire(ctx context.Context, k *keeper) (_ Screen, release func(), err error) {
 	d.mu.Lock()
@@ -63,6 +99,7 @@ func (d *display) acquire(ctx context.Context, k *keeper) (_ Screen, release fun
 		if d.screen, err = k.m.machines.OpenScreen(ctx, k.id); err != nil {
 			return nil, nil, err
 		}
+		d.seeded = new(sync.Once)
 	}
 	d.uses++
 	if d.idle != nil {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -108,6 +109,7 @@ type fakeMachines struct {
 	watchers []chan string
 	fail     func(method, id string) error // injected failures
 	hold     chan struct{}                 // when not nil, Start and Stop wait for it or ctx
+	screen   func() Screen                 // when not nil, opens a display
 }
 
 func newFakeMachines() *fakeMachines {
@@ -241,26 +243,85 @@ func (f *fakeMachines) OpenAgent(_ context.Context, id string) (io.ReadWriteClos
 }
 
 func (f *fakeMachines) OpenScreen(context.Context, string) (Screen, error) {
-	return nil, errors.New("this host has no display")
+	f.mu.Lock()
+	open := f.screen
+	f.mu.Unlock()
+	if open == nil {
+		return nil, errors.New("this host has no display")
+	}
+	return open(), nil
 }
 
-// fakeAgents connects to agents that are ready at once.
-type fakeAgents struct{}
+// fakeScreen is a display that shows nothing but the cursor it was told.
+type fakeScreen struct {
+	mu    sync.Mutex
+	seeds []Cursor
+	once  sync.Once
+	done  chan struct{}
+}
 
-func (fakeAgents) Connect(context.Context, io.ReadWriteCloser) (Agent, error) {
-	return &fakeAgent{done: make(chan struct{})}, nil
+func (s *fakeScreen) SeedCursor(c Cursor) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seeds = append(s.seeds, c)
+}
+func (s *fakeScreen) seeded() []Cursor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.seeds)
+}
+func (s *fakeScreen) Frame(context.Context) (*Frame, error) {
+	f := &Frame{Source: SourceDBus}
+	if seeds := s.seeded(); len(seeds) > 0 {
+		f.Cursor = &seeds[len(seeds)-1]
+	}
+	return f, nil
+}
+func (s *fakeScreen) Wait(ctx context.Context, _ uint64) error { <-ctx.Done(); return ctx.Err() }
+func (s *fakeScreen) Done() <-chan struct{}                    { return s.done }
+func (s *fakeScreen) Close() error                             { s.once.Do(func() { close(s.done) }); return nil }
+
+// fakeAgents connects to agents that are ready at once, unless told otherwise.
+type fakeAgents struct {
+	late   chan struct{} // when not nil, agents are ready after one delivery of it
+	cursor func(context.Context) (*Cursor, error)
+}
+
+func (f fakeAgents) Connect(context.Context, io.ReadWriteCloser) (Agent, error) {
+	a := &fakeAgent{cursor: f.cursor, changed: make(chan struct{}, 1), done: make(chan struct{})}
+	a.ready.Store(f.late == nil)
+	if f.late != nil {
+		go func() {
+			select {
+			case <-f.late:
+				a.ready.Store(true)
+				a.changed <- struct{}{}
+			case <-a.done:
+			}
+		}()
+	}
+	return a, nil
 }
 
 type fakeAgent struct {
 	Agent
-	once sync.Once
-	done chan struct{}
+	ready   atomic.Bool
+	cursor  func(context.Context) (*Cursor, error)
+	changed chan struct{}
+	once    sync.Once
+	done    chan struct{}
 }
 
 func (a *fakeAgent) Status() AgentStatus {
-	return AgentStatus{Ready: true, Addresses: []string{"not an address", "10.9.8.7"}}
+	return AgentStatus{Ready: a.ready.Load(), Addresses: []string{"not an address", "10.9.8.7"}}
 }
-func (a *fakeAgent) Changed() <-chan struct{} { return nil }
+func (a *fakeAgent) Cursor(ctx context.Context) (*Cursor, error) {
+	if a.cursor == nil {
+		return nil, errors.New("this agent knows no cursor")
+	}
+	return a.cursor(ctx)
+}
+func (a *fakeAgent) Changed() <-chan struct{} { return a.changed }
 func (a *fakeAgent) Done() <-chan struct{}    { return a.done }
 func (a *fakeAgent) Close() error             { a.once.Do(func() { close(a.done) }); return nil }
 func (a *fakeAgent) Act(context.Context, ...Action) (Acted, error) {

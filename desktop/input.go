@@ -23,6 +23,8 @@ const (
 	MaxDelayMs      = 1_000
 	MaxDurationMs   = 60_000
 	MaxScrollAmount = 1_000 // notches
+	MaxSyncMs       = 10_000
+	DefaultSyncMs   = 1_000
 )
 
 // Click presses and releases a mouse button. Without X and Y (both or neither) it acts where the
@@ -87,6 +89,13 @@ type Press struct {
 	Action string `json:"action,omitempty"`
 }
 
+// Sync waits until the application that has the focus, and the one under the pointer, have taken in
+// all input sent before. It is for the host's own use, to know when a picture is worth taking: an
+// application that does not answer within the time is no failure, Acted.Synced tells.
+type Sync struct {
+	MaxMs int `json:"maxMs,omitempty"` // 0 is DefaultSyncMs
+}
+
 // Action is one thing done to a desktop's input: exactly one field is set.
 type Action struct {
 	Click  *Click  `json:"click,omitempty"`
@@ -95,10 +104,14 @@ type Action struct {
 	Scroll *Scroll `json:"scroll,omitempty"`
 	Type   *Type   `json:"type,omitempty"`
 	Press  *Press  `json:"press,omitempty"`
+	Sync   *Sync   `json:"sync,omitempty"`
 }
 
 // Acted is what an action left behind, as the X server tells it.
 type Acted struct {
+	// Synced says that there was a Sync among the actions and that each was answered in time.
+	Synced bool `json:"-"`
+
 	Cursor  Point   `json:"cursor" doc:"Where the pointer is now"`
 	Display Size    `json:"display" doc:"The display's size in pixels"`
 	TookMs  float64 `json:"tookMs" doc:"Time in the guest, in milliseconds"`

@@ -25,11 +25,16 @@ type appliance struct {
 	*Manager
 	t        *testing.T
 	machines *fakeMachines
+	agents   fakeAgents
 	store    *memoryStore
 }
 
 func newAppliance(t *testing.T) *appliance {
-	a := &appliance{t: t, machines: newFakeMachines(), store: newMemoryStore(ann.User, bob.User, root)}
+	return newApplianceWith(t, fakeAgents{})
+}
+
+func newApplianceWith(t *testing.T, agents fakeAgents) *appliance {
+	a := &appliance{t: t, machines: newFakeMachines(), agents: agents, store: newMemoryStore(ann.User, bob.User, root)}
 	a.open()
 	t.Cleanup(func() { a.Close() })
 	return a
@@ -37,7 +42,7 @@ func newAppliance(t *testing.T) *appliance {
 
 func (a *appliance) open() {
 	a.t.Helper()
-	m, err := NewManager(a.t.Context(), a.machines, a.store, fakeAgents{},
+	m, err := NewManager(a.t.Context(), a.machines, a.store, a.agents,
 		Config{Tiers: testTiers, DefaultTier: "free", DefaultImage: "small", Network: NetworkNAT}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		a.t.Fatal(err)

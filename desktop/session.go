@@ -95,6 +95,7 @@ func (k *keeper) attend(ctx context.Context, agent Agent) {
 			if first {
 				k.log.Info("agent ready", "display", agent.Status().Display, "since boot", time.Since(k.booted()))
 			}
+			k.seedCursor() // of a screen that somebody opened before
 		}
 		select {
 		case <-ctx.Done():

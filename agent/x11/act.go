@@ -28,8 +28,8 @@ type step interface {
 
 // Act does the actions in order and stops at the first error. All of them are checked before the
 // first is done. Actions of concurrent calls are never interleaved. When it returns, the server has
-// dealt with all the input, and nothing that it pressed is pressed any more, except a button by
-// the action "down".
+// dealt with all the input, and nothing that it pressed is pressed any more, except what the action
+// "down" of a click or a press asked for.
 //
 // It returns soon after ctx ends. Errors are desktop.Invalid for what can never succeed, with the
 // "index" of the action in Details when there are several.
@@ -99,22 +99,28 @@ func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 				"the pauses asked for add up to more than %v", maxTime), i, len(actions))
 		}
 	}
-	d.hands.goal = nil
+	d.hands.goal, d.hands.clicked = nil, false
+	var acted desktop.Acted
+	missed := false
 	for i, step := range steps {
 		if err = ctx.Err(); err == nil {
 			err = step.do(ctx, d)
 		}
 		d.hands.release()
+		if s, ok := step.(*syncing); ok {
+			missed = missed || !s.taken
+			acted.Synced = !missed
+		}
 		if err != nil {
 			d.pointer(context.Background()) // the releases are done when the caller hears of the error
 			return desktop.Acted{}, at(err, i, len(actions))
 		}
 	}
-	cursor, err := d.pointer(ctx)
-	if err != nil {
+	if acted.Cursor, err = d.pointer(ctx); err != nil {
 		return desktop.Acted{}, err
 	}
-	return desktop.Acted{Cursor: cursor, Display: d.Size()}, nil
+	acted.Display = d.Size()
+	return acted, nil
 }
 
 // at adds the index of the action that failed.
@@ -136,17 +142,22 @@ func at(err error, index, count int) error {
 }
 
 // pointer is where the pointer is, once the server has done all that was asked before. While a
-// window manager holds events back for a moment to decide on a click, the pointer stands still
-// although the answer is there; it is waited for, a little.
+// window manager holds events back for a moment to decide on a click, the pointer stands still and
+// the button is still down although the answer is there: the application has not been sent the click
+// yet. That is waited for, a little.
 func (d *Display) pointer(ctx context.Context) (desktop.Point, error) {
-	const patience, glance = 100 * time.Millisecond, 2 * time.Millisecond
+	const patience, glance = 250 * time.Millisecond, 2 * time.Millisecond
+	const buttons = xproto.KeyButMaskButton1 | xproto.KeyButMaskButton2 | xproto.KeyButMaskButton3 |
+		xproto.KeyButMaskButton4 | xproto.KeyButMaskButton5
 	for began := time.Now(); ; {
 		at, err := xproto.QueryPointer(d.x, d.root).Reply()
 		if err != nil {
 			return desktop.Point{}, d.gone(err)
 		}
 		is := desktop.Point{X: int(at.RootX), Y: int(at.RootY)}
-		if d.hands.goal == nil || is == *d.hands.goal || time.Since(began) > patience {
+		behind := d.hands.goal != nil && is != *d.hands.goal ||
+			d.hands.clicked && len(d.hands.buttons)+len(d.hands.stayingButtons) == 0 && at.Mask&buttons != 0
+		if !behind || time.Since(began) > patience {
 			return is, nil
 		}
 		if err := d.pause(ctx, glance); err != nil {
@@ -182,8 +193,11 @@ func check(action desktop.Action, size desktop.Size) (step, error) {
 	if a := action.Press; a != nil {
 		add(checkPress(*a))
 	}
+	if a := action.Sync; a != nil {
+		add(checkSync(*a))
+	}
 	if len(steps) != 1 {
-		return nil, desktop.Errorf(desktop.Invalid, "an action is exactly one of click, move, drag, scroll, type and press")
+		return nil, desktop.Errorf(desktop.Invalid, "an action is exactly one of click, move, drag, scroll, type, press and sync")
 	}
 	return steps[0], err
 }

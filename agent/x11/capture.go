@@ -42,21 +42,7 @@ func (p *picture) release() {
 // Capture is the display with its cursor, as the server has them now. The serial grows when the
 // frame differs from the last one.
 func (d *Display) Capture(ctx context.Context) (*desktop.Frame, error) {
-	type result struct {
-		frame *desktop.Frame
-		err   error
-	}
-	results := make(chan result, 1)
-	go func() { // ends with its round trips, at the latest when the connection is closed
-		frame, err := d.capture()
-		results <- result{frame, err}
-	}()
-	select {
-	case r := <-results:
-		return r.frame, r.err
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
+	return await(ctx, d.capture)
 }
 
 func (d *Display) capture() (*desktop.Frame, error) {
@@ -232,6 +218,34 @@ func (o pixelOrder) convert(to, from []byte) {
 	}
 	for i := 0; i+4 <= len(from); i += 4 {
 		to[i], to[i+1], to[i+2], to[i+3] = from[i+o.red], from[i+o.green], from[i+o.blue], 0xff
+	}
+}
+
+// Cursor is the pointer's picture and place, nil while the pointer is hidden.
+func (d *Display) Cursor(ctx context.Context) (*desktop.Cursor, error) {
+	if !d.picture.cursor {
+		return nil, desktop.Errorf(desktop.Unavailable, "the X server does not tell its cursor: it lacks XFIXES")
+	}
+	return await(ctx, d.cursor)
+}
+
+// await lets round trips, which have no time limit of their own, end with the caller's context.
+func await[T any](ctx context.Context, ask func() (T, error)) (T, error) {
+	type result struct {
+		answer T
+		err    error
+	}
+	results := make(chan result, 1)
+	go func() { // ends with its round trips, at the latest when the connection is closed
+		answer, err := ask()
+		results <- result{answer, err}
+	}()
+	select {
+	case r := <-results:
+		return r.answer, r.err
+	case <-ctx.Done():
+		var none T
+		return none, context.Cause(ctx)
 	}
 }
 

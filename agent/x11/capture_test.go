@@ -1,6 +1,8 @@
 package x11
 
 import (
+	"bytes"
+	"context"
 	"image"
 	"image/color"
 	"testing"
@@ -90,6 +92,30 @@ func TestCapture(t *testing.T) {
 		if painted := look(); painted.Serial <= moved.Serial {
 			t.Error("the serial does not grow when something is drawn")
 		}
+	}
+}
+
+func TestCursor(t *testing.T) {
+	display := startServer(t)
+	d := openDisplay(t, display)
+	act(t, d, desktop.Action{Move: &desktop.Move{X: 77, Y: 88}})
+	frame, err := d.Capture(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cursor, err := d.Cursor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cursor == nil || cursor.Position != image.Pt(77, 88) || !cursor.Hot.In(cursor.Image.Rect) ||
+		!bytes.Equal(cursor.Image.Pix, frame.Cursor.Image.Pix) {
+		t.Errorf("cursor %+v", cursor)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	d.Close()
+	if _, err := d.Cursor(ctx); err == nil {
+		t.Error("a cursor without a server")
 	}
 }
 

@@ -270,6 +270,10 @@ func (d *Display) Close() error {
 		case <-time.After(cleanupTime):
 			d.log.Warn("the X server does not answer; leaving what is pressed")
 		}
+		if ours {
+			d.net.SetDeadline(time.Now().Add(cleanupTime))
+			d.letGo()
+		}
 		d.net.Close()
 		if !ours {
 			d.turn <- struct{}{} // without the connection the action ends at once
@@ -278,6 +282,39 @@ func (d *Display) Close() error {
 		d.picture.release()
 	})
 	return nil
+}
+
+// Release lets go of the keys and buttons that actions have left pressed. It waits for an action
+// under way.
+func (d *Display) Release(ctx context.Context) error {
+	select {
+	case d.turn <- struct{}{}:
+	case <-d.done:
+		return errGone()
+	case <-ctx.Done():
+		return d.ended(ctx)
+	}
+	released := make(chan struct{})
+	go func() { // ends before the turn does, which Close waits for
+		defer func() { <-d.turn }()
+		defer close(released)
+		d.letGo()
+	}()
+	select {
+	case <-released:
+		return nil
+	case <-ctx.Done():
+		return d.ended(ctx)
+	}
+}
+
+// letGo lets go of everything and returns when the server has done so. The turn must be held.
+func (d *Display) letGo() {
+	if d.hands.x == nil || len(d.hands.staying) == 0 && len(d.hands.stayingButtons) == 0 {
+		return
+	}
+	d.hands.letGo()
+	xproto.GetInputFocus(d.x).Reply() // only its being answered matters
 }
 
 // gone makes the error of a request that got no answer.

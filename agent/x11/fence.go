@@ -85,20 +85,26 @@ type reader struct {
 
 // focused finds who reads the keyboard now.
 func (d *Display) focused() (reader, error) {
-	focus, err := xproto.GetInputFocus(d.x).Reply()
-	if err != nil {
-		return reader{}, d.gone(err)
-	}
-	window := focus.Focus
-	switch window {
-	case xproto.InputFocusNone:
-		return reader{}, nil
-	case xproto.InputFocusPointerRoot, d.root:
-		if window, err = d.pointed(); err != nil {
-			return reader{}, err
-		}
+	window, err := d.focusWindow()
+	if err != nil || window == xproto.WindowNone {
+		return reader{}, err
 	}
 	return d.answering(window)
+}
+
+// focusWindow is the window that keys go to, WindowNone when they go nowhere.
+func (d *Display) focusWindow() (xproto.Window, error) {
+	focus, err := xproto.GetInputFocus(d.x).Reply()
+	if err != nil {
+		return 0, d.gone(err)
+	}
+	switch focus.Focus {
+	case xproto.InputFocusNone:
+		return xproto.WindowNone, nil
+	case xproto.InputFocusPointerRoot, d.root:
+		return d.pointed()
+	}
+	return focus.Focus, nil
 }
 
 // pointed is the innermost window under the pointer.

@@ -1,9 +1,12 @@
 package x11
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"bureau/desktop"
 )
@@ -137,4 +140,68 @@ func TestPress(t *testing.T) {
 		t.Error("the keymap has changed")
 	}
 	equal(t, "left pressed", c.down(), nil)
+}
+
+// Keys that an action leaves pressed outlive calls, also cancelled ones, until they are named.
+func TestPressHalves(t *testing.T) {
+	display := startServer(t)
+	d, c := openDisplay(t, display), newClient(t, display)
+	half := func(action string, keys ...string) desktop.Action {
+		return desktop.Action{Press: &desktop.Press{Keys: keys, Action: action}}
+	}
+	const ctrl, shift, a = "key 37", "key 50", "key 38"
+	act(t, d, half("down", "ctrl"))
+	act(t, d, half("down", "Control"))
+	equal(t, "down", c.events(), []string{"key Control_L down state 0"})
+	act(t, d, pressed("c"), desktop.Action{Click: &desktop.Click{Modifiers: []string{"ctrl"}}}, pressed("ctrl+v"))
+	equal(t, "with ctrl down", c.events(), []string{"key c down state 4", "key c up state 4",
+		"button 1 down at 640,400 state 4", "button 1 up at 640,400 state 104", "key v down state 4", "key v up state 4"})
+	equal(t, "stays", c.down(), []string{ctrl})
+	act(t, d, typed("xY"))
+	equal(t, "text all the same", c.events(), []string{"key Control_L up state 4", "key x down state 0", "key x up state 0",
+		"key Shift_L down state 0", "key Y down state 1", "key Y up state 1", "key Shift_L up state 1", "key Control_L down state 0"})
+
+	// A call that is cancelled leaves it alone, and so does one that is refused.
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := d.Act(ctx, []desktop.Action{{Press: &desktop.Press{Keys: []string{"ctrl+shift+z"}, HoldMs: 50_000}}})
+		ended <- err
+	}()
+	eventually(t, 10*time.Second, "three keys", func() bool { return len(c.down()) == 3 })
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	equal(t, "after the cancelled call", c.down(), []string{ctrl})
+	if _, err := d.Act(t.Context(), []desktop.Action{half("down", "字")}); desktop.CodeOf(err) != desktop.Conflict {
+		t.Errorf("a key that the layout lacks: %v", err)
+	}
+	act(t, d, half("up", "Ctrl_L"))
+	equal(t, "up", c.down(), nil)
+	c.events()
+
+	// A capital holds its Shift, and shares it.
+	act(t, d, half("down", "A"), half("down", "shift+b"), half("up", "b", "shift"))
+	equal(t, "A", c.down(), []string{a, shift})
+	c.events()
+	act(t, d, pressed("a"))
+	equal(t, "a press of a key that is down", c.events(), []string{"key A up state 1", "key A down state 1"})
+	act(t, d, half("up", "a"), half("up", "q"))
+	equal(t, "a is the same key", c.down(), nil)
+
+	act(t, d, half("down", "ctrl+alt", "x"), desktop.Action{Click: &desktop.Click{Action: "down"}})
+	if got := c.down(); len(got) != 4 {
+		t.Errorf("down: %q", got)
+	}
+	if err := d.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "after Release", c.down(), nil)
+	act(t, d, half("down", "ctrl+x"), desktop.Action{Click: &desktop.Click{Action: "down"}})
+	d.Close()
+	equal(t, "after Close", c.down(), nil)
+	if err := d.Release(t.Context()); desktop.CodeOf(err) != desktop.Unavailable {
+		t.Errorf("Release after Close: %v", err)
+	}
 }

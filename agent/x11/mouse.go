@@ -75,7 +75,7 @@ func (d *Display) hold(modifiers Combination) error {
 		if err != nil {
 			return err
 		}
-		if !d.hands.holds(s.code) {
+		if !d.hands.holds(s.code) && !d.hands.stays(s.code) {
 			d.hands.keyDown(s.code)
 		}
 	}
@@ -150,9 +150,9 @@ func (c click) do(ctx context.Context, d *Display) error {
 	}
 	switch c.action {
 	case "down":
-		d.hands.fake(xproto.ButtonPress, button) // asked to stay, so the hands do not know of it
+		d.hands.buttonStay(button)
 	case "up":
-		d.hands.fake(xproto.ButtonRelease, button)
+		d.hands.buttonUp(button)
 	default:
 		for range c.count {
 			d.hands.buttonDown(button)
@@ -275,7 +275,7 @@ func (s scroll) do(ctx context.Context, d *Display) error {
 
 // drag is a desktop.Drag that has been checked.
 type drag struct {
-	path      []desktop.Point
+	path      []desktop.Point // after the place of the pointer when there is only one
 	button    byte
 	modifiers Combination
 	duration  time.Duration
@@ -319,10 +319,13 @@ func checkDrag(a desktop.Drag, size desktop.Size) (step, error) {
 	if err != nil {
 		return nil, err
 	}
-	if start == nil || end == nil {
-		return nil, desktop.Errorf(desktop.Invalid, "drag needs startX, startY, endX and endY, or a path")
+	if end == nil {
+		return nil, desktop.Errorf(desktop.Invalid, "drag needs endX and endY, or a path")
 	}
-	d.path = []desktop.Point{*start, *end}
+	if start != nil {
+		d.path = append(d.path, *start)
+	}
+	d.path = append(d.path, *end)
 	return d, nil
 }
 
@@ -345,6 +348,13 @@ func (g drag) do(ctx context.Context, d *Display) error {
 	button, err := d.physical(g.button)
 	if err != nil {
 		return err
+	}
+	if len(g.path) == 1 {
+		at, err := d.pointer(ctx)
+		if err != nil {
+			return err
+		}
+		g.path = []desktop.Point{at, g.path[0]}
 	}
 	if err := d.hold(g.modifiers); err != nil {
 		return err

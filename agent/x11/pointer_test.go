@@ -155,6 +155,25 @@ func TestDragEvents(t *testing.T) {
 	}
 }
 
+// Without a start a drag begins where the pointer is when its turn comes.
+func TestDragFromPointer(t *testing.T) {
+	display := startServer(t)
+	d, c := openDisplay(t, display), newClient(t, display)
+	endX, endY := at2(200, 150)
+	acted := act(t, d, desktop.Action{Move: &desktop.Move{X: 33, Y: 44}}, desktop.Action{Drag: &desktop.Drag{EndX: endX, EndY: endY}})
+	if want := (desktop.Point{X: 200, Y: 150}); acted.Cursor != want {
+		t.Errorf("the pointer is at %v", acted.Cursor)
+	}
+	got := c.events()
+	for _, e := range got {
+		if strings.HasPrefix(e, "button") {
+			equal(t, "begin", []string{e}, []string{"button 1 down at 33,44 state 0"})
+			break
+		}
+	}
+	equal(t, "end", got[len(got)-1:], []string{"button 1 up at 200,150 state 100"})
+}
+
 // A window manager moves a window that is dragged by its title.
 func TestDragMovesWindow(t *testing.T) {
 	display := startServer(t)
@@ -205,7 +224,8 @@ func TestRefusals(t *testing.T) {
 		{`{"click":{"modifiers":["a"]}}`, "not a modifier"},
 		{`{"click":{"modifiers":["schift"]}}`, "did you mean"},
 		{`{"drag":{"startX":1,"startY":1,"endX":5}}`, "endY is missing"},
-		{`{"drag":{"startX":1,"startY":1}}`, "drag needs"},
+		{`{"drag":{"startX":1,"startY":1}}`, "drag needs endX"},
+		{`{"drag":{}}`, "drag needs endX"},
 		{`{"drag":{"path":[{"x":1,"y":1}]}}`, "one point"},
 		{`{"drag":{"path":[{"x":1,"y":1},{"x":1,"y":800}]}}`, "is outside"},
 		{`{"drag":{"path":[{"x":1,"y":1},{"x":1,"y":80}],"endX":1}}`, "both a path"},
@@ -217,9 +237,14 @@ func TestRefusals(t *testing.T) {
 		{`{"scroll":{"deltaY":1001}}`, "deltaY is 1001"},
 		{`{"type":{"text":"ab\u0007"}}`, "position 2"},
 		{`{"type":{"text":"a","delayMs":1001}}`, "delayMs is 1001"},
+		{`{"sync":{"maxMs":10001}}`, "maxMs is 10001"},
+		{`{"sync":{},"move":{"x":1,"y":1}}`, "exactly one of"},
 		{`{"press":{"keys":[]}}`, "no key"},
 		{`{"press":{"keys":["Retrun"]}}`, "did you mean Return?"},
 		{`{"press":{"keys":["a"],"repeat":101}}`, "repeat is 101"},
+		{`{"press":{"keys":["a"],"action":"hold"}}`, "action is"},
+		{`{"press":{"keys":["a"],"action":"down","holdMs":5}}`, "down acts once"},
+		{`{"press":{"keys":["a"],"action":"up","repeat":2}}`, "up acts once"},
 		{`{"press":{"keys":["a","b"],"repeat":100,"holdMs":60000}}`, "add up to more"},
 	} {
 		var action desktop.Action

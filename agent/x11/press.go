@@ -2,7 +2,10 @@ package x11
 
 import (
 	"context"
+	"slices"
 	"time"
+
+	"github.com/jezek/xgb/xproto"
 
 	"bureau/desktop"
 )
@@ -12,6 +15,7 @@ type press struct {
 	combinations []Combination
 	repeat       int
 	hold         time.Duration
+	action       string
 }
 
 func checkPress(a desktop.Press) (step, error) {
@@ -31,7 +35,16 @@ func checkPress(a desktop.Press) (step, error) {
 	if err != nil {
 		return nil, err
 	}
-	return press{combinations, max(1, a.Repeat), time.Duration(a.HoldMs) * time.Millisecond}, nil
+	switch a.Action {
+	case "", "press":
+	case "down", "up":
+		if a.Repeat > 1 || a.HoldMs > 0 {
+			return nil, desktop.Errorf(desktop.Invalid, "repeat and holdMs are for the action press; %s acts once", a.Action)
+		}
+	default:
+		return nil, desktop.Errorf(desktop.Invalid, "action is %q; it must be press, down or up", a.Action)
+	}
+	return press{combinations, max(1, a.Repeat), time.Duration(a.HoldMs) * time.Millisecond, a.Action}, nil
 }
 
 func (p press) pauses() time.Duration {
@@ -42,6 +55,13 @@ func (p press) do(ctx context.Context, d *Display) (err error) {
 	keys, err := d.keymap()
 	if err != nil {
 		return err
+	}
+	switch p.action {
+	case "down":
+		return p.down(d, keys)
+	case "up":
+		p.up(d, keys)
+		return nil
 	}
 	lender := &lender{d: d, keys: keys}
 	var readers []reader
@@ -64,13 +84,9 @@ func (p press) do(ctx context.Context, d *Display) (err error) {
 		}
 		defer plain()
 	}
-	state, err := d.xkb.state()
+	numLock, err := d.numLock(keys)
 	if err != nil {
-		return d.gone(err)
-	}
-	numLock := byte(0)
-	if s, ok := keys.strokes[symNumLock]; ok {
-		numLock = keys.modifiers[s.code] & state.locked
+		return err
 	}
 	for range p.repeat {
 		for i, combination := range p.combinations {
@@ -84,14 +100,20 @@ func (p press) do(ctx context.Context, d *Display) (err error) {
 			}
 			for j, sym := range combination {
 				s := strokes[i][j]
-				if numLock != 0 && sym.keypad() {
+				if numLock && sym.keypad() {
 					s.level ^= levelShift
 				}
-				d.reach(keys, s.level)
-				if !d.hands.holds(s.code) {
-					d.hands.keyDown(s.code)
-					sent++
+				for _, code := range d.reach(keys, s.level) {
+					d.hands.keyDown(code)
 				}
+				switch {
+				case d.hands.holds(s.code):
+				case !d.hands.stays(s.code):
+					d.hands.keyDown(s.code)
+				case keys.modifiers[s.code] == 0:
+					d.hands.stroke(s.code)
+				}
+				sent++
 			}
 			if p.hold > 0 {
 				if err := d.pause(ctx, p.hold); err != nil {
@@ -102,6 +124,70 @@ func (p press) do(ctx context.Context, d *Display) (err error) {
 		}
 	}
 	return nil
+}
+
+// down presses the keys and leaves them so.
+func (p press) down(d *Display, keys *keymap) error {
+	if !p.touchesLocks() {
+		plain, err := d.plain(keys, false)
+		if err != nil {
+			return err
+		}
+		defer plain()
+	}
+	numLock, err := d.numLock(keys)
+	if err != nil {
+		return err
+	}
+	for _, combination := range p.combinations {
+		for _, sym := range combination {
+			s, ok := keys.find(sym)
+			if sym.modifier() {
+				s, err = keys.modifierKey(sym)
+			} else if !ok {
+				// A borrowed key is another one's as soon as the call is over.
+				err = desktop.Errorf(desktop.Conflict, "the desktop's keyboard layout has no %v key, so none can be held down", sym)
+			}
+			if err != nil {
+				return err
+			}
+			if slices.ContainsFunc(d.hands.staying, func(down staying) bool { return down.code == s.code }) {
+				continue
+			}
+			if numLock && sym.keypad() {
+				s.level ^= levelShift
+			}
+			d.hands.stay(sym, s.code, d.reach(keys, s.level))
+		}
+	}
+	return nil
+}
+
+// up releases the keys that a "down" has left pressed, by whichever of its names, and a key that
+// something else holds down.
+func (p press) up(d *Display, keys *keymap) {
+	for _, combination := range slices.Backward(p.combinations) {
+		for _, sym := range slices.Backward(combination) {
+			s, ok := keys.find(sym)
+			is := func(down staying) bool { return down.sym == sym || ok && down.code == s.code }
+			switch {
+			case slices.ContainsFunc(d.hands.staying, is):
+				d.hands.lift(is)
+			case ok && !d.hands.stays(s.code):
+				d.hands.fake(xproto.KeyRelease, s.code)
+			}
+		}
+	}
+}
+
+// numLock tells whether Num Lock is on.
+func (d *Display) numLock(keys *keymap) (bool, error) {
+	state, err := d.xkb.state()
+	if err != nil {
+		return false, d.gone(err)
+	}
+	s, ok := keys.strokes[symNumLock]
+	return ok && keys.modifiers[s.code]&state.locked != 0, nil
 }
 
 // strokes finds the keys, and borrows some for what the layout lacks.
@@ -155,8 +241,9 @@ func (p press) strokes(keys *keymap, lender *lender) ([][]stroke, error) {
 	return all, nil
 }
 
-// reach holds what a level needs in addition to what the combination holds already.
-func (d *Display) reach(keys *keymap, level byte) {
+// reach is the keys to press for a level in addition to what is pressed already.
+func (d *Display) reach(keys *keymap, level byte) []byte {
+	var codes []byte
 	for _, m := range [...]struct{ bit, code byte }{{levelShift, keys.shift}, {levelAltGr, keys.altGr}} {
 		if level&m.bit == 0 || m.code == 0 {
 			continue
@@ -165,10 +252,16 @@ func (d *Display) reach(keys *keymap, level byte) {
 		for _, code := range d.hands.keys {
 			held = held || keys.modifiers[code]&keys.modifiers[m.code] != 0
 		}
+		for _, down := range d.hands.staying {
+			for _, code := range down.codes {
+				held = held || keys.modifiers[code]&keys.modifiers[m.code] != 0
+			}
+		}
 		if !held {
-			d.hands.keyDown(m.code)
+			codes = append(codes, m.code)
 		}
 	}
+	return codes
 }
 
 func (p press) touchesLocks() bool {

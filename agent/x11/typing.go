@@ -98,8 +98,7 @@ func (t typing) do(ctx context.Context, d *Display) (err error) {
 				return err
 			}
 			d.level(keys, s.level)
-			d.hands.keyDown(s.code)
-			d.hands.keyUp(s.code)
+			d.hands.stroke(s.code)
 			sent++
 			if t.delay > 0 {
 				if err := d.pause(ctx, t.delay); err != nil {

@@ -1,0 +1,81 @@
+package x11
+
+import (
+	"context"
+	"time"
+
+	"github.com/jezek/xgb/xproto"
+
+	"bureau/desktop"
+)
+
+// syncing is a desktop.Sync that has been checked.
+type syncing struct {
+	limit time.Duration
+	taken bool // the input was seen to be taken in
+}
+
+func checkSync(a desktop.Sync) (step, error) {
+	if err := checkRange("maxMs", a.MaxMs, 0, desktop.MaxSyncMs); err != nil {
+		return nil, err
+	}
+	limit := a.MaxMs
+	if limit == 0 {
+		limit = desktop.DefaultSyncMs
+	}
+	return &syncing{limit: time.Duration(limit) * time.Millisecond}, nil
+}
+
+func (s *syncing) pauses() time.Duration { return s.limit }
+
+// do raises the fence for whoever reads the keys and whoever is under the pointer: a click goes to
+// the latter, and need not bring it the focus. Of an application about which nothing can be found
+// out nothing is waited for; the clock, which the caller has as well, is all there would be.
+func (s *syncing) do(ctx context.Context, d *Display) error {
+	// A click that a window manager is still holding back would come after the ping.
+	if _, err := d.pointer(ctx); err != nil {
+		return err
+	}
+	focus, err := d.focusWindow()
+	if err != nil {
+		return err
+	}
+	under, err := d.pointed()
+	if err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, s.limit)
+	defer cancel()
+	s.taken = true
+	var asked []reader
+	for _, window := range []xproto.Window{focus, under} {
+		if window == xproto.WindowNone || window == d.root {
+			continue // the keys, or the click, went to nobody
+		}
+		r, err := d.answering(window)
+		if err != nil {
+			return err
+		}
+		known := false
+		for _, before := range asked {
+			known = known || before == r
+		}
+		if known {
+			continue
+		}
+		asked = append(asked, r)
+		switch {
+		case r.topLevel != 0:
+			err = d.answer(limited, r.topLevel)
+		case r.process != 0:
+			err = d.idle(limited, r.process)
+		default:
+			s.taken = false
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		s.taken = s.taken && err == nil
+	}
+	return nil
+}
