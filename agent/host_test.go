@@ -28,6 +28,7 @@ type display struct {
 	done    chan struct{}
 
 	releases atomic.Int32
+	bare     atomic.Bool // without a window manager
 }
 
 func newDisplay() *display {
@@ -46,6 +47,7 @@ func (d *display) Release(context.Context) error {
 func (d *display) Capture(context.Context) (*desktop.Frame, error) { return d.frame, nil }
 func (d *display) Cursor(context.Context) (*desktop.Cursor, error) { return d.frame.Cursor, nil }
 func (d *display) Size() desktop.Size                              { return *d.size.Load() }
+func (d *display) Managed() bool                                   { return !d.bare.Load() }
 func (d *display) Changed() <-chan struct{}                        { return d.changed }
 func (d *display) Done() <-chan struct{}                           { return d.done }
 func (d *display) Close() error                                    { return nil }
@@ -93,6 +95,20 @@ func TestStatus(t *testing.T) {
 	code(t, err, desktop.Unavailable, "not ready")
 	_, err = a.Capture(testContext(t))
 	code(t, err, desktop.Unavailable, "not ready")
+}
+
+// A display is ready once somebody's session is on it.
+func TestReadyWithTheSession(t *testing.T) {
+	d := newDisplay()
+	d.bare.Store(true)
+	a := pair(t, d)
+	status(t, a, func(s desktop.AgentStatus) bool {
+		return !s.Ready && s.Reason == "the display answers; its session has not begun"
+	})
+	_, err := a.Act(testContext(t))
+	code(t, err, desktop.Unavailable, "not ready")
+	d.bare.Store(false)
+	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready && s.Reason == "" })
 }
 
 func TestAct(t *testing.T) {

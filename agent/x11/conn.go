@@ -55,7 +55,7 @@ type Display struct {
 }
 
 type atoms struct {
-	protocols, ping, journal xproto.Atom
+	protocols, ping, journal, managed xproto.Atom
 }
 
 // dialTimeout bounds the connection and its handshake: a server that is starting or stuck accepts
@@ -134,7 +134,8 @@ func (d *Display) start() error {
 	for _, a := range []struct {
 		atom *xproto.Atom
 		name string
-	}{{&d.atoms.protocols, "WM_PROTOCOLS"}, {&d.atoms.ping, "_NET_WM_PING"}, {&d.atoms.journal, "_BUREAU_BORROWED_KEYS"}} {
+	}{{&d.atoms.protocols, "WM_PROTOCOLS"}, {&d.atoms.ping, "_NET_WM_PING"}, {&d.atoms.journal, "_BUREAU_BORROWED_KEYS"},
+		{&d.atoms.managed, "_NET_SUPPORTING_WM_CHECK"}} {
 		reply, err := xproto.InternAtom(d.x, false, uint16(len(a.name)), a.name).Reply()
 		if err != nil {
 			return err
@@ -250,6 +251,13 @@ func (d *Display) setSize(size desktop.Size) {
 
 // Size is the display's size in pixels.
 func (d *Display) Size() desktop.Size { return *d.size.Load() }
+
+// Managed tells whether a window manager runs: whether somebody's session is there, and not just the
+// bare display before the log-in.
+func (d *Display) Managed() bool {
+	property, err := xproto.GetProperty(d.x, false, d.root, d.atoms.managed, xproto.AtomWindow, 0, 1).Reply()
+	return err == nil && len(property.Value) == 4
+}
 
 // Changed delivers when the size has changed since the last delivery.
 func (d *Display) Changed() <-chan struct{} { return d.changed }
