@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"image"
@@ -32,8 +33,14 @@ func TestCommandLine(t *testing.T) {
 		}
 	}
 	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the end of serve's log:\n%s", lab.logTail(40))
+		if !t.Failed() {
+			return
+		}
+		t.Logf("the end of serve's log:\n%s", lab.logTail(40))
+		for _, name := range []string{"cli", "other"} { // what the script has called its desktop
+			if out, err := lab.output(context.Background(), "desktop", "destroy", name, "--yes"); err != nil {
+				t.Logf("%v %s", err, out)
+			}
 		}
 	})
 	testscript.Run(t, testscript.Params{

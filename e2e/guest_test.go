@@ -42,18 +42,20 @@ var sharedGuest = sync.OnceValues(func() (*guest, error) {
 		return g, err
 	}
 	progress("the shared desktop was ready %s after it was asked for", time.Since(began).Round(time.Second/10))
-	if err := g.putProbe(ctx); err != nil {
+	if err := g.settled(ctx); err != nil {
 		return g, err
 	}
-	return g, g.settled(ctx)
+	return g, g.putProbe(ctx)
 })
 
-// settled waits until the desktop's session is complete: its window manager runs, and what it
-// starts with has come to rest. agentReady promises no more than that the display answers.
+// settled checks that a desktop that has just become ready can be used as it is, and waits until its
+// session is complete and at rest, so that nothing appears over what a test looks at.
 func (g *guest) settled(ctx context.Context) error {
+	if _, err := g.trySh(ctx, "", "xprop -root _NET_SUPPORTING_WM_CHECK | grep -q 'window id'"); err != nil {
+		return fmt.Errorf("agentReady, and no session is there: %w", err)
+	}
 	return until(ctx, 3*time.Minute, func(ctx context.Context) error {
-		_, err := g.trySh(ctx, "", "xprop -root _NET_SUPPORTING_WM_CHECK | grep -q 'window id' && "+
-			"{ ! pgrep -x xfce4-session >/dev/null || { pgrep -x xfdesktop && pgrep -x xfce4-panel; } >/dev/null; }")
+		_, err := g.trySh(ctx, "", "{ ! pgrep -x xfce4-session || { pgrep -x xfdesktop && pgrep -x xfce4-panel; }; } >/dev/null")
 		return err
 	})
 }
@@ -119,10 +121,10 @@ func minimal(t testing.TB, name string) *guest {
 	if err := lab.readied(t.Context(), g.id); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.putProbe(t.Context()); err != nil {
+	if err := g.settled(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.settled(t.Context()); err != nil {
+	if err := g.putProbe(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return g
