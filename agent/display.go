@@ -24,6 +24,12 @@ type Display interface {
 	Capture(ctx context.Context) (*desktop.Frame, error)
 	// Cursor is the pointer's picture and place, nil while it is hidden.
 	Cursor(ctx context.Context) (*desktop.Cursor, error)
+	// Windows lists the managed windows, the topmost first.
+	Windows(ctx context.Context) ([]desktop.Window, error)
+	// ActivateWindow gives a window the focus. NotFound when there is none.
+	ActivateWindow(ctx context.Context, id uint32) error
+	// CloseWindow asks a window's application to close it. NotFound when there is none.
+	CloseWindow(ctx context.Context, id uint32) error
 	// Size is the display's size now.
 	Size() desktop.Size
 	// Managed tells whether a window manager runs on it.

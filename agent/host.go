@@ -29,6 +29,7 @@ const (
 	deliverWait     = 5 * time.Minute
 	execGrace       = 20 * time.Second // beyond the command's own time limit
 	statusPause     = 10 * time.Millisecond
+	deskWait        = 30 * time.Second // windows, clipboard, the display's size
 )
 
 // Connector makes sessions with agents. It implements desktop.AgentConnector.
@@ -290,7 +291,7 @@ func (s *session) do(ctx context.Context, method, route string, message any) (*h
 	if err != nil {
 		return nil, s.lost(ctx, err)
 	}
-	if response.StatusCode != http.StatusOK {
+	if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusNoContent {
 		defer response.Body.Close()
 		return nil, theirs(ctx, readError(response.Body))
 	}

@@ -29,6 +29,8 @@ type display struct {
 
 	releases atomic.Int32
 	bare     atomic.Bool // without a window manager
+	windows  []desktop.Window
+	told     func(what string, id uint32) error
 }
 
 func newDisplay() *display {
@@ -44,13 +46,16 @@ func (d *display) Release(context.Context) error {
 	d.releases.Add(1)
 	return nil
 }
-func (d *display) Capture(context.Context) (*desktop.Frame, error) { return d.frame, nil }
-func (d *display) Cursor(context.Context) (*desktop.Cursor, error) { return d.frame.Cursor, nil }
-func (d *display) Size() desktop.Size                              { return *d.size.Load() }
-func (d *display) Managed() bool                                   { return !d.bare.Load() }
-func (d *display) Changed() <-chan struct{}                        { return d.changed }
-func (d *display) Done() <-chan struct{}                           { return d.done }
-func (d *display) Close() error                                    { return nil }
+func (d *display) Capture(context.Context) (*desktop.Frame, error)   { return d.frame, nil }
+func (d *display) Cursor(context.Context) (*desktop.Cursor, error)   { return d.frame.Cursor, nil }
+func (d *display) Windows(context.Context) ([]desktop.Window, error) { return d.windows, nil }
+func (d *display) ActivateWindow(_ context.Context, id uint32) error { return d.told("activate", id) }
+func (d *display) CloseWindow(_ context.Context, id uint32) error    { return d.told("close", id) }
+func (d *display) Size() desktop.Size                                { return *d.size.Load() }
+func (d *display) Managed() bool                                     { return !d.bare.Load() }
+func (d *display) Changed() <-chan struct{}                          { return d.changed }
+func (d *display) Done() <-chan struct{}                             { return d.done }
+func (d *display) Close() error                                      { return nil }
 
 // pair connects a host with a guest that has displays, one after another.
 func pair(t *testing.T, displays ...Display) desktop.Agent {

@@ -33,6 +33,13 @@ type Agent interface {
 	// Cursor is the pointer's picture and place as the guest's X server gives them, nil while the
 	// pointer is hidden.
 	Cursor(ctx context.Context) (*Cursor, error)
+	// Windows lists the managed windows, the topmost first, MaxWindows at most.
+	Windows(ctx context.Context) ([]Window, error)
+	// ActivateWindow gives a window the focus and brings it to the front. NotFound when there is none.
+	ActivateWindow(ctx context.Context, id uint32) error
+	// CloseWindow asks a window's application to close it, which may ask its user first. NotFound
+	// when there is none.
+	CloseWindow(ctx context.Context, id uint32) error
 	// Status is the newest status, which Changed announces.
 	Status() AgentStatus
 	// Changed delivers when Status has changed since the last delivery.

@@ -36,6 +36,7 @@ type Display struct {
 	// processes tells whether the server knows which process a window belongs to.
 	processes bool
 	atoms     atoms
+	ewmh      ewmh
 
 	// turn holds the one token of the right to work the input.
 	turn chan struct{}
@@ -55,7 +56,7 @@ type Display struct {
 }
 
 type atoms struct {
-	protocols, ping, journal, managed xproto.Atom
+	protocols, ping, journal xproto.Atom
 }
 
 // dialTimeout bounds the connection and its handshake: a server that is starting or stuck accepts
@@ -131,16 +132,17 @@ func (d *Display) start() error {
 	if err != nil {
 		d.log.Warn("the X server has no XKB: Caps Lock and layout groups are left as they are", "error", err)
 	}
-	for _, a := range []struct {
-		atom *xproto.Atom
-		name string
-	}{{&d.atoms.protocols, "WM_PROTOCOLS"}, {&d.atoms.ping, "_NET_WM_PING"}, {&d.atoms.journal, "_BUREAU_BORROWED_KEYS"},
-		{&d.atoms.managed, "_NET_SUPPORTING_WM_CHECK"}} {
-		reply, err := xproto.InternAtom(d.x, false, uint16(len(a.name)), a.name).Reply()
-		if err != nil {
-			return err
-		}
-		*a.atom = reply.Atom
+	// Here and not when they are needed: xgb's requests take the read lock of what this writes twice
+	// over, and a writer that came between the two would stop both.
+	d.picture.noShare = d.extension("MIT-SHM") != nil
+	err = d.intern([]interned{
+		{&d.atoms.protocols, "WM_PROTOCOLS"}, {&d.atoms.ping, "_NET_WM_PING"}, {&d.atoms.journal, "_BUREAU_BORROWED_KEYS"},
+	})
+	if err != nil {
+		return err
+	}
+	if err := d.internEWMH(); err != nil {
+		return err
 	}
 	// StructureNotify tells when the display is resized; SubstructureNotify brings the answers to
 	// pings, which applications send to the root window.
@@ -154,6 +156,28 @@ func (d *Display) start() error {
 	}
 	d.hands = hands{x: d.x, root: d.root}
 	return d.recover()
+}
+
+// interned is an atom to be found by its name.
+type interned struct {
+	atom *xproto.Atom
+	name string
+}
+
+// intern finds atoms, in one round trip.
+func (d *Display) intern(atoms []interned) error {
+	cookies := make([]xproto.InternAtomCookie, len(atoms))
+	for i, a := range atoms {
+		cookies[i] = xproto.InternAtom(d.x, false, uint16(len(a.name)), a.name)
+	}
+	for i, a := range atoms {
+		reply, err := cookies[i].Reply()
+		if err != nil {
+			return err
+		}
+		*a.atom = reply.Atom
+	}
+	return nil
 }
 
 // extension makes an extension's requests usable. The Init functions of xgb's packages would do so
@@ -251,13 +275,6 @@ func (d *Display) setSize(size desktop.Size) {
 
 // Size is the display's size in pixels.
 func (d *Display) Size() desktop.Size { return *d.size.Load() }
-
-// Managed tells whether a window manager runs: whether somebody's session is there, and not just the
-// bare display before the log-in.
-func (d *Display) Managed() bool {
-	property, err := xproto.GetProperty(d.x, false, d.root, d.atoms.managed, xproto.AtomWindow, 0, 1).Reply()
-	return err == nil && len(property.Value) == 4
-}
 
 // Changed delivers when the size has changed since the last delivery.
 func (d *Display) Changed() <-chan struct{} { return d.changed }
