@@ -32,6 +32,8 @@ type Display interface {
 	CloseWindow(ctx context.Context, id uint32) error
 	// Size is the display's size now.
 	Size() desktop.Size
+	// Managed tells whether a window manager runs on it.
+	Managed() bool
 	// Changed delivers when Size may have changed.
 	Changed() <-chan struct{}
 	// Done is closed when the connection has ended.
@@ -44,7 +46,9 @@ type OpenDisplay func(ctx context.Context) (Display, error)
 
 const (
 	displayWait    = 15 * time.Second // for one attempt to connect
-	addressesFirst = time.Second      // between two looks while there is no address
+	managerWait    = 60 * time.Second // for a session's window manager; a display may be meant to have none
+	managerPause   = 100 * time.Millisecond
+	addressesFirst = time.Second // between two looks while there is no address
 	addressesEvery = 10 * time.Second
 )
 
@@ -103,6 +107,9 @@ func (s *screen) run(ctx context.Context) {
 // hold offers a display until it ends.
 func (s *screen) hold(ctx context.Context, display Display) {
 	defer display.Close()
+	if !s.awaitManager(ctx, display) {
+		return
+	}
 	ready := func(status *desktop.AgentStatus) {
 		status.Ready, status.Reason, status.Display = true, "", display.Size()
 	}
@@ -120,6 +127,37 @@ func (s *screen) hold(ctx context.Context, display Display) {
 			return
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// awaitManager waits for the desktop's session: a display answers long before somebody is logged in
+// on it, and until then it is black and programs have no place to appear. It is false when the
+// display or ctx has ended.
+func (s *screen) awaitManager(ctx context.Context, display Display) bool {
+	if display.Managed() {
+		return true
+	}
+	s.update(nil, func(status *desktop.AgentStatus) {
+		status.Ready, status.Reason = false, "the display answers; its session has not begun"
+	})
+	end := time.NewTimer(managerWait)
+	defer end.Stop()
+	tick := time.NewTicker(managerPause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if display.Managed() {
+				return true
+			}
+		case <-end.C:
+			s.log.Warn("no window manager has come; the display is used without one")
+			return true
+		case <-display.Done():
+			return false
+		case <-ctx.Done():
+			return false
 		}
 	}
 }

@@ -28,6 +28,7 @@ type display struct {
 	done    chan struct{}
 
 	releases atomic.Int32
+	bare     atomic.Bool // without a window manager
 	windows  []desktop.Window
 	told     func(what string, id uint32) error
 }
@@ -51,6 +52,7 @@ func (d *display) Windows(context.Context) ([]desktop.Window, error) { return d.
 func (d *display) ActivateWindow(_ context.Context, id uint32) error { return d.told("activate", id) }
 func (d *display) CloseWindow(_ context.Context, id uint32) error    { return d.told("close", id) }
 func (d *display) Size() desktop.Size                                { return *d.size.Load() }
+func (d *display) Managed() bool                                     { return !d.bare.Load() }
 func (d *display) Changed() <-chan struct{}                          { return d.changed }
 func (d *display) Done() <-chan struct{}                             { return d.done }
 func (d *display) Close() error                                      { return nil }
@@ -98,6 +100,20 @@ func TestStatus(t *testing.T) {
 	code(t, err, desktop.Unavailable, "not ready")
 	_, err = a.Capture(testContext(t))
 	code(t, err, desktop.Unavailable, "not ready")
+}
+
+// A display is ready once somebody's session is on it.
+func TestReadyWithTheSession(t *testing.T) {
+	d := newDisplay()
+	d.bare.Store(true)
+	a := pair(t, d)
+	status(t, a, func(s desktop.AgentStatus) bool {
+		return !s.Ready && s.Reason == "the display answers; its session has not begun"
+	})
+	_, err := a.Act(testContext(t))
+	code(t, err, desktop.Unavailable, "not ready")
+	d.bare.Store(false)
+	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready && s.Reason == "" })
 }
 
 func TestAct(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 // AgentStatus is what the guest's agent says of itself. Everything in it comes from the guest: it
 // is a claim, bounded in size, and decides nothing about another desktop.
 type AgentStatus struct {
-	Ready     bool     `json:"ready"`            // the display answers
+	Ready     bool     `json:"ready"`            // the display answers, and its session has begun
 	Reason    string   `json:"reason,omitempty"` // what it waits for when not ready
 	Display   Size     `json:"display"`
 	Addresses []string `json:"addresses,omitempty"` // the guest's own, without loopback

@@ -55,6 +55,13 @@ func (d *Display) internEWMH() error {
 	return nil
 }
 
+// Managed tells whether a window manager runs: whether somebody's session is there, and not just the
+// bare display before the log-in.
+func (d *Display) Managed() bool {
+	manager, err := d.numbers(d.root, d.ewmh.check, 1)
+	return err == nil && len(manager) == 1
+}
+
 // Windows lists the managed windows, the topmost first.
 func (d *Display) Windows(ctx context.Context) ([]desktop.Window, error) {
 	return await(ctx, d.windows)
