@@ -31,6 +31,7 @@ const (
 	routeWindows = "/windows"
 	routeActive  = "/windows/active"
 	routeClose   = "/windows/close"
+	routeClip    = "/clipboard"
 	routeAgent   = "/agent"
 )
 

@@ -37,6 +37,7 @@ type Display struct {
 	processes bool
 	atoms     atoms
 	ewmh      ewmh
+	clip      clipboard
 
 	// turn holds the one token of the right to work the input.
 	turn chan struct{}
@@ -144,6 +145,9 @@ func (d *Display) start() error {
 	if err := d.internEWMH(); err != nil {
 		return err
 	}
+	if err := d.openClipboard(); err != nil {
+		return err
+	}
 	// StructureNotify tells when the display is resized; SubstructureNotify brings the answers to
 	// pings, which applications send to the root window.
 	err = xproto.ChangeWindowAttributesChecked(d.x, d.root, xproto.CwEventMask,
@@ -243,6 +247,8 @@ func (d *Display) readEvents() {
 			if e.Window == d.root {
 				d.setSize(desktop.Size{Width: int(e.Width), Height: int(e.Height)})
 			}
+		case xproto.SelectionRequestEvent, xproto.SelectionNotifyEvent, xproto.PropertyNotifyEvent:
+			d.clip.event(e)
 		case xproto.ClientMessageEvent:
 			if e.Type == d.atoms.protocols && e.Format == 32 && xproto.Atom(e.Data.Data32[0]) == d.atoms.ping {
 				d.pongs.arrived(e.Data.Data32[1])
