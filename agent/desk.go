@@ -57,7 +57,19 @@ func (s *session) Clipboard(ctx context.Context) (string, error) {
 
 // SetClipboard implements desktop.Agent.
 func (s *session) SetClipboard(ctx context.Context, text string) error {
+	if len(text) > desktop.MaxClipboardBytes {
+		return errTooMuch()
+	}
 	return s.tell(ctx, "filling the clipboard", http.MethodPut, routeClip, text)
+}
+
+// Resize implements desktop.Agent.
+func (s *session) Resize(ctx context.Context, size desktop.Size) error {
+	return s.tell(ctx, "resizing the display", http.MethodPut, routeSize, size)
+}
+
+func errTooMuch() error {
+	return desktop.Errorf(desktop.TooLarge, "the text is too long: the clipboard takes %d bytes", desktop.MaxClipboardBytes)
 }
 
 // readText reads UTF-8 of at most limit bytes; what is invalid in it is replaced.
@@ -143,7 +155,7 @@ func (g *guest) serveSetClipboard(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		err = desktop.Errorf(desktop.Invalid, "the text cannot be read: %w", err)
 	case n > desktop.MaxClipboardBytes:
-		err = desktop.Errorf(desktop.TooLarge, "the clipboard takes %d bytes and not more", desktop.MaxClipboardBytes)
+		err = errTooMuch()
 	}
 	var display Display
 	if err == nil {
@@ -151,6 +163,23 @@ func (g *guest) serveSetClipboard(w http.ResponseWriter, r *http.Request) {
 	}
 	if err == nil {
 		err = display.SetClipboard(r.Context(), text.String())
+	}
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (g *guest) serveResize(w http.ResponseWriter, r *http.Request) {
+	var size desktop.Size
+	if err := decode(r.Body, maxAnswer, &size); err != nil {
+		writeError(w, desktop.Errorf(desktop.Invalid, "the request cannot be read: %w", err))
+		return
+	}
+	display, err := g.screen.display()
+	if err == nil {
+		err = display.Resize(r.Context(), size)
 	}
 	if err != nil {
 		writeError(w, err)

@@ -78,6 +78,18 @@ func TestClipboardOverLink(t *testing.T) {
 	code(t, err, desktop.Conflict, "not text")
 }
 
+func TestResizeOverLink(t *testing.T) {
+	d := newDisplay()
+	a := pair(t, d)
+	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready })
+	want := desktop.Size{Width: 1920, Height: 1080}
+	if err := a.Resize(testContext(t), want); err != nil {
+		t.Fatal(err)
+	}
+	status(t, a, func(s desktop.AgentStatus) bool { return s.Display == want })
+	code(t, a.Resize(testContext(t), desktop.Size{Width: 1, Height: 1}), desktop.Invalid, "too small")
+}
+
 func TestHostileDesk(t *testing.T) {
 	clip := func(a desktop.Agent) error { _, err := a.Clipboard(context.Background()); return err }
 	list := func(a desktop.Agent) error { _, err := a.Windows(context.Background()); return err }

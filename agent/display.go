@@ -34,6 +34,8 @@ type Display interface {
 	Clipboard(ctx context.Context) (string, error)
 	// SetClipboard puts a text on the clipboard.
 	SetClipboard(ctx context.Context, text string) error
+	// Resize gives the display a size.
+	Resize(ctx context.Context, size desktop.Size) error
 	// Size is the display's size now.
 	Size() desktop.Size
 	// Changed delivers when Size may have changed.

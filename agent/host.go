@@ -278,7 +278,7 @@ func (s *session) do(ctx context.Context, method, route string, message any) (*h
 	var body io.Reader
 	switch message := message.(type) {
 	case nil:
-	case string: // a text as it is
+	case string: // a text, as it is
 		body = strings.NewReader(message)
 	default:
 		data, err := json.Marshal(message)

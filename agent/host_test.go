@@ -56,6 +56,14 @@ func (d *display) SetClipboard(_ context.Context, text string) error {
 	_, err := d.clip(&text)
 	return err
 }
+func (d *display) Resize(_ context.Context, size desktop.Size) error {
+	if size.Width == 1 {
+		return desktop.Errorf(desktop.Invalid, "too small")
+	}
+	d.size.Store(&size)
+	notify(d.changed)
+	return nil
+}
 func (d *display) Size() desktop.Size       { return *d.size.Load() }
 func (d *display) Changed() <-chan struct{} { return d.changed }
 func (d *display) Done() <-chan struct{}    { return d.done }

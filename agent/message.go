@@ -32,6 +32,7 @@ const (
 	routeActive  = "/windows/active"
 	routeClose   = "/windows/close"
 	routeClip    = "/clipboard"
+	routeSize    = "/size"
 	routeAgent   = "/agent"
 )
 

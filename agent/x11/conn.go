@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jezek/xgb"
+	"github.com/jezek/xgb/randr"
 	"github.com/jezek/xgb/res"
 	"github.com/jezek/xgb/xfixes"
 	"github.com/jezek/xgb/xproto"
@@ -35,9 +36,11 @@ type Display struct {
 	xkb   xkb
 	// processes tells whether the server knows which process a window belongs to.
 	processes bool
-	atoms     atoms
-	ewmh      ewmh
-	clip      clipboard
+	// randr tells whether the display's size can be set.
+	randr bool
+	atoms atoms
+	ewmh  ewmh
+	clip  clipboard
 
 	// turn holds the one token of the right to work the input.
 	turn chan struct{}
@@ -126,6 +129,10 @@ func (d *Display) start() error {
 	if err := d.extension("X-Resource"); err == nil {
 		version, err := res.QueryVersion(d.x, 1, 2).Reply()
 		d.processes = err == nil && (version.ServerMajor > 1 || version.ServerMinor >= 2)
+	}
+	if err := d.extension("RANDR"); err == nil {
+		version, err := randr.QueryVersion(d.x, 1, 3).Reply()
+		d.randr = err == nil && (version.MajorVersion > 1 || version.MinorVersion >= 3)
 	}
 	if err = d.extension(xkbName); err == nil {
 		d.xkb, err = newXKB(d.x, d.x.Extensions[xkbName])
