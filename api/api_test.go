@@ -45,6 +45,15 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
+// document is read once: all benches have the same.
+var document = sync.OnceValue(func() *apitest.Transport {
+	checked, err := apitest.NewTransport(New(Options{Version: "test"}).OpenAPI(), nil, nil)
+	if err != nil {
+		panic(err)
+	}
+	return checked
+})
+
 // newBench starts a server with two users, and a desktop dt-1 of the first and dt-2 of the second.
 func newBench(t *testing.T, change func(*Options)) *bench {
 	t.Helper()
@@ -66,11 +75,7 @@ func newBench(t *testing.T, change func(*Options)) *bench {
 	web.Start()
 	t.Cleanup(web.Close)
 	b.url = web.URL
-	checked, err := apitest.NewTransport(b.server.OpenAPI(), web.Client().Transport, func(err error) { t.Error(err) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.client = &http.Client{Transport: checked}
+	b.client = &http.Client{Transport: document().With(web.Client().Transport, func(err error) { t.Error(err) })}
 	return b
 }
 

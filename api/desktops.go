@@ -11,9 +11,6 @@ import (
 	"bureau/desktop"
 )
 
-// maxPage is the most desktops of one page, and the default.
-const maxPage = 100
-
 type desktopAnswer struct {
 	Body desktop.Desktop
 }

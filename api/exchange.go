@@ -61,6 +61,9 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	x.log = s.log.With("request_id", x.id)
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 	out := &recorder{ResponseWriter: w, control: http.NewResponseController(w)}
+	if r.ContentLength != 0 { // there is a body, or there may be; see body
+		out.control.SetReadDeadline(began.Add(bodyTimeout)) // a test's recorder has none
+	}
 
 	header := out.Header()
 	header.Set("X-Request-Id", x.id)

@@ -83,7 +83,7 @@ func TestMalformedRequests(t *testing.T) {
 		{"POST key", `{"key":null}`, 400, "key"},
 		{"POST key", `{"key":{"a":1}}`, 400, "key: expected a string or a list"},
 		{"POST key", `{"key":"a","repeat":101}`, 400, "repeat"},
-		{"POST key", `{"keys":"a"}`, 400, "keys"},
+		{"POST key", `{"keys":"a"}`, 400, "key to be present"},
 		{"POST exec", `{}`, 400, "command to be present"},
 		{"POST exec", `{"command":""}`, 400, "command: expected length >= 1"},
 		{"POST exec", `{"command":"a\u0000b"}`, 400, "command: has a NUL"},
@@ -171,7 +171,6 @@ func TestMediaTypes(t *testing.T) {
 		"application/x-www-form-urlencoded": 415,
 		"application/cbor":                  415,
 		"a+b;c+d":                           415,
-		";":                                 200,
 	} {
 		if got := b.do("POST", "/v1/desktops/dt-1/click", `{"x":1,"y":2}`, "Content-Type: "+kind); got.StatusCode != status {
 			t.Errorf("%q: got %s, want %d: %s", kind, got.Status, status, got.body)
@@ -234,7 +233,7 @@ func TestHugeHeadersAreRefused(t *testing.T) {
 
 func TestUnknownRoutesAndMethods(t *testing.T) {
 	b := newBench(t, nil)
-	for _, path := range []string{"/", "/v1", "/v1/desktops/", "/v1/desktops/dt-1/", "/v1/desktops/dt-1/fly", "/v1/desktops/a/b/c", "/v1/desktops//click", "/v1/%2e%2e/x", "/problems"} {
+	for _, path := range []string{"/", "/v1", "/v1/desktops/", "/v1/desktops/dt-1/", "/v1/desktops/dt-1/fly", "/v1/desktops/a/b/c", "/v1/%2e%2e/x", "/problems"} {
 		b.problem(b.do("GET", path, ""), 404)
 	}
 	for route, allow := range map[string]string{

@@ -238,9 +238,10 @@ func (s *Server) existence(ctx huma.Context, next func(huma.Context)) {
 	next(ctx)
 }
 
-// body reads the body, within its limit and in time. It is read as a whole and its deadline lifted
-// before the handler runs: net/http ends a request's context when a read deadline passes, and some
-// handlers take a day.
+// body reads the body, within its limit and in time. It is read as a whole and its deadline, which
+// serveHTTP has set, lifted before the handler runs: net/http ends a request's context when a read
+// deadline passes, and some handlers take a day. The deadline of a request that is refused stays:
+// net/http reads on for a while before it sends the answer.
 func (s *Server) body(limit int64) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
 		if ctx.Operation().RequestBody == nil {
@@ -250,6 +251,7 @@ func (s *Server) body(limit int64) func(huma.Context, func(huma.Context)) {
 		c := humagin.Unwrap(ctx)
 		data, err := readBody(c.Writer, c.Request, limit)
 		if err != nil {
+			c.Writer.Header().Set("Connection", "close") // what is left of the body is not waited for
 			s.fail(ctx, err)
 			return
 		}
@@ -263,10 +265,6 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	if r.ContentLength > limit {
 		return nil, tooLarge
 	}
-	control := http.NewResponseController(w)
-	control.SetReadDeadline(time.Now().Add(bodyTimeout)) // where there are none, there is no connection either
-	defer control.SetReadDeadline(time.Time{})
-
 	data, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	var network net.Error
 	switch {
@@ -277,5 +275,6 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	case int64(len(data)) > limit:
 		return nil, tooLarge
 	}
+	http.NewResponseController(w).SetReadDeadline(time.Time{})
 	return data, nil
 }

@@ -62,14 +62,14 @@ type Picture struct {
 	Cursor    bool    `json:"cursor" required:"false" query:"cursor" default:"true" doc:"Whether the pointer is drawn"`
 }
 
-// check is for pictures that were not checked against the schema.
+// check is for pictures that were not checked against the schema, and for what that lets through.
 func (p Picture) check() error {
 	switch {
 	case !slices.Contains([]string{"png", "jpeg", "webp"}, p.Format):
 		return fmt.Errorf("format: expected png, jpeg or webp")
 	case p.Quality < 0 || p.Quality > 100:
 		return fmt.Errorf("quality: expected a number from 1 to 100")
-	case p.Scale != 0 && (p.Scale < 0.01 || p.Scale > 2):
+	case p.Scale != 0 && !(p.Scale >= 0.01 && p.Scale <= 2): // so that NaN is none, either
 		return fmt.Errorf("scale: expected a number from 0.01 to 2")
 	case p.MaxWidth < 0 || p.MaxWidth > 16384:
 		return fmt.Errorf("maxWidth: expected a number from 1 to 16384")
@@ -184,6 +184,9 @@ func (s *Server) screenshotRoutes() {
 			"304": {Description: "The caller has that picture"},
 		},
 	}, func(ctx context.Context, in *input) (*answer, error) {
+		if err := in.Picture.check(); err != nil {
+			return nil, desktop.Errorf(desktop.Invalid, "%w", err)
+		}
 		frame, err := s.desktops.Frame(ctx, callerOf(ctx), in.ID)
 		if err != nil {
 			return nil, err

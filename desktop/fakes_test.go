@@ -278,6 +278,8 @@ func (s *fakeScreen) Frame(context.Context) (*Frame, error) {
 	return f, nil
 }
 func (s *fakeScreen) Wait(ctx context.Context, _ uint64) error { <-ctx.Done(); return ctx.Err() }
+func (s *fakeScreen) Sync(context.Context) error               { return nil }
+func (s *fakeScreen) Watch(func(Damage)) (stop func())         { return func() {} }
 func (s *fakeScreen) Done() <-chan struct{}                    { return s.done }
 func (s *fakeScreen) Close() error                             { s.once.Do(func() { close(s.done) }); return nil }
 

@@ -3,6 +3,7 @@ package desktop
 import (
 	"context"
 	"image"
+	"time"
 )
 
 // Source says where a picture came from.
@@ -33,12 +34,26 @@ type Cursor struct {
 	Position image.Point // where on the display that pixel is
 }
 
+// Damage is a change of the display.
+type Damage struct {
+	Serial uint64 // of the first frame that shows it
+	// Rect holds every pixel that became different. It is empty when only the cursor changed.
+	Rect image.Rectangle
+	At   time.Time
+}
+
 // Screen is a desktop's display as the host sees it. It is safe for concurrent use.
 type Screen interface {
 	// Frame is the newest picture. It waits, until ctx is done, for the first one.
 	Frame(ctx context.Context) (*Frame, error)
 	// Wait returns when a frame newer than serial is there, or with ctx's error.
 	Wait(ctx context.Context, serial uint64) error
+	// Sync returns when everything that the guest had handed to its display before the call is in
+	// the next Frame. It is quick, and bounded: an error means that the next Frame may be older.
+	Sync(ctx context.Context) error
+	// Watch calls f with each change of the display until stop is called, one call at a time and not
+	// after stop has returned. The display waits meanwhile: f must neither block nor use the screen.
+	Watch(f func(Damage)) (stop func())
 	// Done is closed when the screen has ended: the machine is off or the connection lost.
 	Done() <-chan struct{}
 	// Close lets the display go. It may be called more than once.

@@ -27,8 +27,13 @@ import (
 //
 // Here the socket itself gives back-pressure in both directions: libvirtd stops reading from a
 // guest whose bytes we do not take, and stops reading from us while the guest does not take ours.
-// Close closes the socket, which wakes every reader and writer, and libvirtd then lets the channel
-// go. No goroutine and no thread belongs to a stream, and one stream cannot delay another.
+// No thread belongs to a stream, and one stream cannot delay another.
+//
+// Close wakes every reader and writer at once. The stream itself is ended in order, in the
+// background. A daemon that has five packets waiting for the guest does not read, not even that we
+// leave, and holds the channel until the guest takes something or goes off; a guest like that could
+// answer no new stream either. The channel is never taken by force (VIR_DOMAIN_CHANNEL_FORCE):
+// libvirtd, 9.0 at least, corrupts its memory when it takes a stream from a client, and dies.
 
 // Numbers of libvirt's remote protocol.
 const (
@@ -50,8 +55,6 @@ const (
 
 	authNone   = 0
 	authPolkit = 2
-
-	channelForce = 1
 
 	packetHeader  = 28
 	packetMaximum = 32 << 20 // of the protocol
@@ -99,10 +102,18 @@ func (h *Host) OpenAgent(ctx context.Context, id string) (io.ReadWriteCloser, er
 	}
 	c.release = func() {
 		h.mu.Lock()
-		defer h.mu.Unlock()
 		if h.channels[id] == c {
 			delete(h.channels, id)
 		}
+		h.mu.Unlock()
+		if h.begin() != nil {
+			c.conn.Close()
+			return
+		}
+		go func() {
+			defer h.wg.Done()
+			c.leave(h.ctx)
+		}()
 	}
 	h.mu.Lock()
 	closed := h.closed
@@ -120,8 +131,10 @@ type channel struct {
 	conn    net.Conn
 	serial  uint32
 	proc    uint32
-	release func()
-	once    sync.Once
+	release func() // lets the connection go, after Close
+
+	closeMu sync.Mutex
+	closed  bool
 
 	readMu sync.Mutex
 	header [packetHeader]byte
@@ -131,7 +144,8 @@ type channel struct {
 
 	writeMu sync.Mutex
 	packet  []byte
-	broken  error // a packet was sent in part only
+	rest    []byte // of a packet that was sent in part only
+	broken  error
 }
 
 // remoteSockets are the sockets at which the QEMU driver of a URI may listen, best first: that of
@@ -180,7 +194,7 @@ func dialRemote(ctx context.Context, uri string) (*channel, error) {
 	if err != nil {
 		return nil, unreachable(uri, errors.Join(failures...))
 	}
-	c := &channel{conn: conn, release: func() {}}
+	c := &channel{conn: conn, release: func() { conn.Close() }}
 	if err := c.bounded(ctx, func() error { return c.login(uri) }); err != nil {
 		c.Close()
 		return nil, unreachable(uri, err)
@@ -240,30 +254,24 @@ func (c *channel) login(uri string) error {
 	return nil
 }
 
-// takeoverTime is how long a channel may stay held by another before it is taken by force.
-const takeoverTime = 3 * time.Second
+// heldTime is how long opening waits for a channel that is held.
+const heldTime = 5 * time.Second
 
-// openChannel opens the stream. The channel may still be held: by the connection that was closed
-// just now, which libvirtd lets go in a moment, or by another program, from which it is taken.
-// Force is never used on the former: libvirtd (9.0 at least) crashes when a stream is taken while
-// the connection of it is being torn down.
+// openChannel opens the stream. The channel may still be held, mostly for a moment and by the
+// stream that was closed just now.
 func (c *channel) openChannel(ctx context.Context, domain string, uuid [16]byte, port string) error {
+	var args xdr
+	args.putString(domain)
+	args.data = append(args.data, uuid[:]...)
+	args.putUint32(0xffffffff) // the domain's number: not known
+	args.putOptional(port)
+	args.putUint32(0) // flags
 	var refused *remoteError
 	err := c.bounded(ctx, func() error {
 		began, wait := time.Now(), time.Millisecond
 		for {
-			var args xdr
-			args.putString(domain)
-			args.data = append(args.data, uuid[:]...)
-			args.putUint32(0xffffffff) // the domain's number: not known
-			args.putOptional(port)
-			force := uint32(0)
-			if time.Since(began) > takeoverTime {
-				force = channelForce
-			}
-			args.putUint32(force)
 			_, err := c.call(procOpenChannel, args.data)
-			if !errors.As(err, &refused) || refused.code != errOperationFailed || force != 0 {
+			if !errors.As(err, &refused) || refused.code != errOperationFailed || time.Since(began) > heldTime {
 				return err
 			}
 			select {
@@ -274,16 +282,21 @@ func (c *channel) openChannel(ctx context.Context, domain string, uuid [16]byte,
 			}
 		}
 	})
+	unavailable := func(message string) error {
+		return &desktop.Error{Code: desktop.Unavailable, Message: message, RetryAfter: time.Second, Err: err}
+	}
 	switch {
 	case err == nil:
 		c.proc = procOpenChannel
 		return nil
 	case !errors.As(err, &refused):
-		return &desktop.Error{Code: desktop.Unavailable, Message: "libvirt does not open the agent's channel", RetryAfter: time.Second, Err: err}
+		return unavailable("libvirt does not open the agent's channel")
 	case refused.code == errNoDomain:
 		return desktop.Errorf(desktop.NotFound, "there is no machine %s", domain)
+	case refused.code == errOperationFailed:
+		return unavailable("the agent's channel is held: the guest does not take what was sent to it, or another program has it")
 	default: // off, or going off
-		return &desktop.Error{Code: desktop.Unavailable, Message: "the machine is not running", RetryAfter: time.Second, Err: err}
+		return unavailable("the machine is not running")
 	}
 }
 
@@ -349,6 +362,9 @@ func (c *channel) call(proc uint32, args []byte) ([]byte, error) {
 func (c *channel) Read(p []byte) (int, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
+	if c.isClosed() {
+		return 0, net.ErrClosed
+	}
 	if len(p) == 0 {
 		return 0, c.end
 	}
@@ -400,13 +416,14 @@ func (c *channel) nextPacket() error {
 // lost makes the daemon's death an end of the stream.
 func (c *channel) lost(err error) error {
 	switch {
-	case err == nil, errors.Is(err, os.ErrDeadlineExceeded):
+	case err == nil:
+		return nil
+	case c.isClosed():
+		return net.ErrClosed
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return err
-	case errors.Is(err, net.ErrClosed):
-		c.end = net.ErrClosed
-	default:
-		c.end = io.EOF
 	}
+	c.end = io.EOF
 	return c.end
 }
 
@@ -415,6 +432,9 @@ func (c *channel) Write(p []byte) (int, error) {
 	defer c.writeMu.Unlock()
 	written := 0
 	for len(p) > 0 {
+		if c.isClosed() {
+			return written, net.ErrClosed
+		}
 		if c.broken != nil {
 			return written, c.broken
 		}
@@ -423,11 +443,11 @@ func (c *channel) Write(p []byte) (int, error) {
 		c.packet = append(c.packet, p[:size]...)
 		n, err := c.conn.Write(c.packet)
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				err = net.ErrClosed
-			}
 			if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-				c.broken = err
+				c.broken, c.rest = err, c.packet[n:]
+			}
+			if c.isClosed() {
+				err = net.ErrClosed
 			}
 			return written + max(0, n-packetHeader), err
 		}
@@ -437,19 +457,70 @@ func (c *channel) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// Close ends the stream at once, whoever reads or writes.
-func (c *channel) Close() error {
-	err := error(nil)
-	c.once.Do(func() {
-		err = c.conn.Close()
-		c.release()
-	})
-	return err
+func (c *channel) isClosed() bool {
+	c.closeMu.Lock()
+	defer c.closeMu.Unlock()
+	return c.closed
 }
 
-func (c *channel) SetDeadline(t time.Time) error      { return c.conn.SetDeadline(t) }
-func (c *channel) SetReadDeadline(t time.Time) error  { return c.conn.SetReadDeadline(t) }
-func (c *channel) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadline(t) }
+// Close ends the stream at once, whoever reads or writes.
+func (c *channel) Close() error {
+	c.closeMu.Lock()
+	if c.closed {
+		c.closeMu.Unlock()
+		return nil
+	}
+	c.closed = true
+	c.conn.SetDeadline(time.Unix(1, 0))
+	c.closeMu.Unlock()
+	c.release()
+	return nil
+}
+
+// leave asks the daemon to end the stream and lets the connection go when it has, or when ctx ends.
+// What still comes from the guest is thrown away.
+func (c *channel) leave(ctx context.Context) {
+	defer c.conn.Close()
+	stop := context.AfterFunc(ctx, func() { c.conn.Close() })
+	defer stop()
+	c.writeMu.Lock() // the last writer and reader are on their way out
+	defer c.writeMu.Unlock()
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	c.conn.SetDeadline(time.Time{})
+
+	asked := make(chan struct{})
+	defer func() {
+		c.conn.Close()
+		<-asked
+	}()
+	go func() {
+		defer close(asked)
+		c.conn.Write(appendHeader(c.rest, 0, c.proc, typeStream, c.serial, statusError))
+	}()
+	for c.end == nil {
+		n, err := io.CopyN(io.Discard, c.conn, int64(c.left))
+		c.left -= int(n)
+		if err != nil || c.nextPacket() != nil {
+			return
+		}
+	}
+}
+
+func (c *channel) SetDeadline(t time.Time) error     { return c.setDeadline(c.conn.SetDeadline, t) }
+func (c *channel) SetReadDeadline(t time.Time) error { return c.setDeadline(c.conn.SetReadDeadline, t) }
+func (c *channel) SetWriteDeadline(t time.Time) error {
+	return c.setDeadline(c.conn.SetWriteDeadline, t)
+}
+
+func (c *channel) setDeadline(set func(time.Time) error, t time.Time) error {
+	c.closeMu.Lock()
+	defer c.closeMu.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	return set(t)
+}
 
 type packetHead struct {
 	payload                             int

@@ -65,11 +65,9 @@ func TestAgentStreamOfSilentGuest(t *testing.T) {
 	}
 	wantState(t, h, spec.ID, desktop.MachineRunning)
 
-	// The newest opener wins: the reader and the writer of the former stream are let go.
-	newer, err := h.OpenAgent(ctx, spec.ID)
-	if err != nil {
-		t.Fatal("open again:", err)
-	}
+	// Close lets the reader and the writer go. libvirt holds the channel for as long as the guest
+	// does not take what is on its way.
+	stream.Close()
 	for name, result := range map[string]chan error{"read": read, "write": write} {
 		select {
 		case err := <-result:
@@ -81,6 +79,20 @@ func TestAgentStreamOfSilentGuest(t *testing.T) {
 		}
 	}
 
+	_, err = h.OpenAgent(ctx, spec.ID)
+	wantCode(t, err, desktop.Unavailable)
+
+	// A machine that goes off ends its stream.
+	if err := h.Stop(ctx, spec.ID, 0); err != nil {
+		t.Fatal("stop:", err)
+	}
+	if err := h.Start(ctx, spec); err != nil {
+		t.Fatal("start:", err)
+	}
+	newer, err := h.OpenAgent(ctx, spec.ID)
+	if err != nil {
+		t.Fatal("open after a restart:", err)
+	}
 	if err := h.Stop(ctx, spec.ID, 0); err != nil {
 		t.Fatal("stop:", err)
 	}
@@ -107,7 +119,7 @@ func daemon(t *testing.T, script func(net.Conn)) *channel {
 		defer theirs.Close()
 		script(theirs)
 	}()
-	c := &channel{conn: ours, release: func() {}}
+	c := &channel{conn: ours, release: func() { ours.Close() }}
 	t.Cleanup(func() { c.Close(); <-done })
 	return c
 }

@@ -11,14 +11,6 @@ import (
 	"bureau/desktop"
 )
 
-// Damage is a change of the display.
-type Damage struct {
-	Serial uint64 // of the first frame that shows it
-	// Rect holds every pixel that became different. It is empty when only the cursor changed.
-	Rect image.Rectangle
-	At   time.Time
-}
-
 // mirror keeps a display's newest picture. One goroutine, the session's reader, draws into it; any
 // number look at it.
 //
@@ -45,7 +37,7 @@ type mirror struct {
 	pointer bool        // whether the guest shows it
 
 	wake     chan struct{} // made by who waits, closed by the next change
-	watchers map[*func(Damage)]struct{}
+	watchers map[*func(desktop.Damage)]struct{}
 	ended    error
 	done     chan struct{}
 }
@@ -187,7 +179,7 @@ func (m *mirror) drew(rect image.Rectangle) {
 func (m *mirror) changed(rect image.Rectangle) {
 	m.serial++
 	if len(m.watchers) > 0 {
-		damage := Damage{Serial: m.serial, Rect: rect, At: m.now()}
+		damage := desktop.Damage{Serial: m.serial, Rect: rect, At: m.now()}
 		for watch := range m.watchers {
 			(*watch)(damage)
 		}
@@ -266,11 +258,11 @@ func (m *mirror) wait(ctx context.Context, serial uint64) error {
 	return err
 }
 
-func (m *mirror) watch(f func(Damage)) (stop func()) {
+func (m *mirror) watch(f func(desktop.Damage)) (stop func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.watchers == nil {
-		m.watchers = make(map[*func(Damage)]struct{})
+		m.watchers = make(map[*func(desktop.Damage)]struct{})
 	}
 	key := &f
 	m.watchers[key] = struct{}{}

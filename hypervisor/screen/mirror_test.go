@@ -113,7 +113,7 @@ func TestUpdatesAndDamage(t *testing.T) {
 	fillBlack(reference)
 	must(t, m.scanout(solid(width, height, formatX8R8G8B8, [4]byte{})))
 	var damage image.Rectangle
-	defer s.Watch(func(d Damage) { damage = damage.Union(d.Rect) })()
+	defer s.Watch(func(d desktop.Damage) { damage = damage.Union(d.Rect) })()
 	for range 300 {
 		w, h := 1+random.IntN(20), 1+random.IntN(20)
 		x, y := random.IntN(width-w+1), random.IntN(height-h+1)
@@ -230,7 +230,7 @@ func TestManyLook(t *testing.T) {
 	var lookers sync.WaitGroup
 	for range 4 {
 		lookers.Go(func() {
-			defer s.Watch(func(Damage) {})()
+			defer s.Watch(func(desktop.Damage) {})()
 			var serial uint64
 			for {
 				frame, err := s.Frame(t.Context())

@@ -289,8 +289,8 @@ func TestQEMU(t *testing.T) {
 	last := agree()
 
 	// Nobody draws any more: the frame stays the very same one, and nothing is told.
-	changes := make(chan Damage, 100)
-	stop := dbus.Watch(func(d Damage) { changes <- d })
+	changes := make(chan desktop.Damage, 100)
+	stop := dbus.Watch(func(d desktop.Damage) { changes <- d })
 	if again := frameOf(t, ctx, dbus); again != last {
 		t.Errorf("frame %d became %d while nothing changed", last.Serial, again.Serial)
 	}

@@ -65,9 +65,15 @@ func (s *Screen) Wait(ctx context.Context, serial uint64) error {
 	return s.mirror.wait(ctx, serial)
 }
 
+// Sync waits for a picture that is whole.
+func (s *Screen) Sync(ctx context.Context) error {
+	defer s.ask()()
+	return s.mirror.wait(ctx, 0)
+}
+
 // Watch calls f with each change of the display until stop is called, one call at a time and not
 // after stop has returned. The display waits meanwhile: f must neither block nor use the screen.
-func (s *Screen) Watch(f func(Damage)) (stop func()) {
+func (s *Screen) Watch(f func(desktop.Damage)) (stop func()) {
 	release := s.ask()
 	unwatch := s.mirror.watch(f)
 	return sync.OnceFunc(func() {

@@ -18,6 +18,9 @@ export PATH="$PATH:/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/u
 # Some machines start their jobs without one, and Go's caches are in it.
 export HOME="${HOME:-/root}"
 
+# These scripts speak to the appliance of this host, whichever one the caller has been using.
+unset BUREAU_URL BUREAU_KEY
+
 say() { printf '%s\n' "$*"; }
 die() {
 	printf 'bureau: %s\n' "$*" >&2

@@ -1,0 +1,164 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"bureau/desktop"
+)
+
+func httpRequest(ctx context.Context, url, body, key string) (*http.Request, error) {
+	request, err := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader(body))
+	if err == nil {
+		request.Header.Set("Authorization", "Bearer "+key)
+	}
+	return request, err
+}
+
+// served is a bench on real listeners.
+func served(t *testing.T, grace time.Duration) (b *bench, tcp, socket string, stop func() error) {
+	t.Helper()
+	b = newBench(t, func(o *Options) { o.Grace = grace })
+	web, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket = filepath.Join(t.TempDir(), "admin.sock")
+	local, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.server.Serve(ctx, web, local) }()
+	stop = func() error { cancel(); return <-done }
+	t.Cleanup(cancel)
+	return b, "http://" + web.Addr().String(), socket, stop
+}
+
+func TestServe(t *testing.T) {
+	b, tcp, socket, stop := served(t, time.Minute)
+	unix := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}
+	status := func(client *http.Client, url, key string) int {
+		t.Helper()
+		request, _ := http.NewRequestWithContext(t.Context(), "GET", url, nil)
+		if key != "" {
+			request.Header.Set("Authorization", "Bearer "+key)
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		return response.StatusCode
+	}
+	for _, c := range []struct {
+		client    *http.Client
+		base, key string
+		want      int
+	}{
+		{unix, "http://bureau", "", 200},
+		{unix, "http://bureau", b.key, 403},           // a key counts as that key
+		{unix, "http://bureau", "sk_live_wrong", 401}, // also a bad one
+		{http.DefaultClient, tcp, "", 401},
+		{http.DefaultClient, tcp, b.key, 403},
+	} {
+		if got := status(c.client, c.base+"/v1/admin/users", c.key); got != c.want {
+			t.Errorf("%s with %q: got %d, want %d", c.base, c.key, got, c.want)
+		}
+	}
+	unix.CloseIdleConnections()
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if _, err := http.Get(tcp + "/healthz"); err == nil {
+		t.Error("a stopped server answers")
+	}
+}
+
+func TestServeFinishesWhatIsInFlight(t *testing.T) {
+	b, tcp, _, stop := served(t, time.Minute)
+	begun, release := make(chan struct{}), make(chan struct{})
+	b.OnExec = func(context.Context, desktop.Exec, func(desktop.Stream, []byte)) (desktop.ExecResult, error) {
+		close(begun)
+		<-release
+		return desktop.ExecResult{Stdout: "done"}, nil
+	}
+	answer := make(chan string, 1)
+	go func() {
+		request, _ := httpRequest(context.Background(), tcp+"/v1/desktops/dt-1/exec", `{"command":"x"}`, b.key)
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		defer response.Body.Close()
+		body, _ := io.ReadAll(response.Body)
+		answer <- string(body)
+	}()
+	<-begun
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	// New connections are refused while the old one is still served.
+	for {
+		if _, err := net.Dial("tcp", strings.TrimPrefix(tcp, "http://")); err != nil {
+			break
+		}
+	}
+	close(release)
+	if got := <-answer; !strings.Contains(got, "done") {
+		t.Errorf("got %s", got)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestServeEndsWhatDoesNotEnd(t *testing.T) {
+	b, tcp, _, stop := served(t, time.Millisecond)
+	begun := make(chan struct{})
+	b.OnExec = func(ctx context.Context, _ desktop.Exec, _ func(desktop.Stream, []byte)) (desktop.ExecResult, error) {
+		close(begun)
+		<-ctx.Done()
+		return desktop.ExecResult{}, ctx.Err()
+	}
+	answer := make(chan int, 1)
+	go func() {
+		request, _ := httpRequest(context.Background(), tcp+"/v1/desktops/dt-1/exec", `{"command":"x"}`, b.key)
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			answer <- 0
+			return
+		}
+		response.Body.Close()
+		answer <- response.StatusCode
+	}()
+	<-begun
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if got := <-answer; got != 503 {
+		t.Errorf("the request that was cut short got %d", got)
+	}
+}
+
+func TestServeTellsOfABrokenListener(t *testing.T) {
+	b := newBench(t, nil)
+	web, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	web.Close()
+	if err := b.server.Serve(t.Context(), web, nil); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+}
