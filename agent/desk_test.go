@@ -53,7 +53,45 @@ func TestWindowsOverLink(t *testing.T) {
 	}
 }
 
+func TestClipboardOverLink(t *testing.T) {
+	d := newDisplay()
+	a := pair(t, d)
+	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready })
+	kept := ""
+	d.clip = func(text *string) (string, error) {
+		if text != nil {
+			kept = *text
+		}
+		return kept, nil
+	}
+	for _, want := range []string{"", "häß\x00字\n", strings.Repeat("x", desktop.MaxClipboardBytes)} {
+		if err := a.SetClipboard(testContext(t), want); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := a.Clipboard(testContext(t)); err != nil || got != want {
+			t.Errorf("%d bytes, %v, want %d", len(got), err, len(want))
+		}
+	}
+	code(t, a.SetClipboard(testContext(t), kept+"x"), desktop.TooLarge, "takes 1048576 bytes")
+	d.clip = func(*string) (string, error) { return "", desktop.Errorf(desktop.Conflict, "not text") }
+	_, err := a.Clipboard(testContext(t))
+	code(t, err, desktop.Conflict, "not text")
+}
+
+func TestResizeOverLink(t *testing.T) {
+	d := newDisplay()
+	a := pair(t, d)
+	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready })
+	want := desktop.Size{Width: 1920, Height: 1080}
+	if err := a.Resize(testContext(t), want); err != nil {
+		t.Fatal(err)
+	}
+	status(t, a, func(s desktop.AgentStatus) bool { return s.Display == want })
+	code(t, a.Resize(testContext(t), desktop.Size{Width: 1, Height: 1}), desktop.Invalid, "too small")
+}
+
 func TestHostileDesk(t *testing.T) {
+	clip := func(a desktop.Agent) error { _, err := a.Clipboard(context.Background()); return err }
 	list := func(a desktop.Agent) error { _, err := a.Windows(context.Background()); return err }
 	for name, c := range map[string]struct {
 		route string
@@ -62,6 +100,8 @@ func TestHostileDesk(t *testing.T) {
 		want  string
 	}{
 		"too many windows": {routeWindows, "[" + strings.Repeat(" ", maxWindows), list, "more than"},
+		"too much text":    {routeClip, strings.Repeat("x", desktop.MaxClipboardBytes+1), clip, "more than"},
+		"text that grows":  {routeClip, strings.Repeat("x\xff", desktop.MaxClipboardBytes/2), clip, "more than"},
 		"no list":          {routeWindows, "{}", list, "cannot unmarshal"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -30,6 +30,12 @@ type Display interface {
 	ActivateWindow(ctx context.Context, id uint32) error
 	// CloseWindow asks a window's application to close it. NotFound when there is none.
 	CloseWindow(ctx context.Context, id uint32) error
+	// Clipboard is the text on the clipboard, "" when nothing was copied.
+	Clipboard(ctx context.Context) (string, error)
+	// SetClipboard puts a text on the clipboard.
+	SetClipboard(ctx context.Context, text string) error
+	// Resize gives the display a size.
+	Resize(ctx context.Context, size desktop.Size) error
 	// Size is the display's size now.
 	Size() desktop.Size
 	// Managed tells whether a window manager runs on it.

@@ -276,7 +276,11 @@ func (s *session) Close() error {
 // do makes a request. The answer is one of success; its body is the caller's to close.
 func (s *session) do(ctx context.Context, method, route string, message any) (*http.Response, error) {
 	var body io.Reader
-	if message != nil {
+	switch message := message.(type) {
+	case nil:
+	case string: // a text, as it is
+		body = strings.NewReader(message)
+	default:
 		data, err := json.Marshal(message)
 		if err != nil {
 			return nil, fmt.Errorf("writing the request: %w", err)

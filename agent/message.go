@@ -31,6 +31,8 @@ const (
 	routeWindows = "/windows"
 	routeActive  = "/windows/active"
 	routeClose   = "/windows/close"
+	routeClip    = "/clipboard"
+	routeSize    = "/size"
 	routeAgent   = "/agent"
 )
 

@@ -40,6 +40,15 @@ type Agent interface {
 	// CloseWindow asks a window's application to close it, which may ask its user first. NotFound
 	// when there is none.
 	CloseWindow(ctx context.Context, id uint32) error
+	// Clipboard is the text on the clipboard, "" when nothing was copied. Conflict when what was
+	// copied is no text, TooLarge beyond MaxClipboardBytes, Unavailable when its application does not
+	// give it.
+	Clipboard(ctx context.Context) (string, error)
+	// SetClipboard puts a text on the clipboard: UTF-8 of at most MaxClipboardBytes.
+	SetClipboard(ctx context.Context, text string) error
+	// Resize gives the display a size, sides from MinDisplaySide to MaxDisplaySide. It returns when
+	// the X server has it; Status follows. Invalid when this desktop's display cannot have it.
+	Resize(ctx context.Context, size Size) error
 	// Status is the newest status, which Changed announces.
 	Status() AgentStatus
 	// Changed delivers when Status has changed since the last delivery.

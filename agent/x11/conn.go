@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jezek/xgb"
+	"github.com/jezek/xgb/randr"
 	"github.com/jezek/xgb/res"
 	"github.com/jezek/xgb/xfixes"
 	"github.com/jezek/xgb/xproto"
@@ -35,8 +36,11 @@ type Display struct {
 	xkb   xkb
 	// processes tells whether the server knows which process a window belongs to.
 	processes bool
-	atoms     atoms
-	ewmh      ewmh
+	// randr tells whether the display's size can be set.
+	randr bool
+	atoms atoms
+	ewmh  ewmh
+	clip  clipboard
 
 	// turn holds the one token of the right to work the input.
 	turn chan struct{}
@@ -126,6 +130,10 @@ func (d *Display) start() error {
 		version, err := res.QueryVersion(d.x, 1, 2).Reply()
 		d.processes = err == nil && (version.ServerMajor > 1 || version.ServerMinor >= 2)
 	}
+	if err := d.extension("RANDR"); err == nil {
+		version, err := randr.QueryVersion(d.x, 1, 3).Reply()
+		d.randr = err == nil && (version.MajorVersion > 1 || version.MinorVersion >= 3)
+	}
 	if err = d.extension(xkbName); err == nil {
 		d.xkb, err = newXKB(d.x, d.x.Extensions[xkbName])
 	}
@@ -142,6 +150,9 @@ func (d *Display) start() error {
 		return err
 	}
 	if err := d.internEWMH(); err != nil {
+		return err
+	}
+	if err := d.openClipboard(); err != nil {
 		return err
 	}
 	// StructureNotify tells when the display is resized; SubstructureNotify brings the answers to
@@ -243,6 +254,8 @@ func (d *Display) readEvents() {
 			if e.Window == d.root {
 				d.setSize(desktop.Size{Width: int(e.Width), Height: int(e.Height)})
 			}
+		case xproto.SelectionRequestEvent, xproto.SelectionNotifyEvent, xproto.PropertyNotifyEvent:
+			d.clip.event(e)
 		case xproto.ClientMessageEvent:
 			if e.Type == d.atoms.protocols && e.Format == 32 && xproto.Atom(e.Data.Data32[0]) == d.atoms.ping {
 				d.pongs.arrived(e.Data.Data32[1])
