@@ -185,16 +185,18 @@ func TestTypingIntoABrowser(t *testing.T) {
 	}
 	x, y := w.X+200, w.Y+w.Height-innerHeight+200
 	g.act(t, "click", map[string]any{"x": x, "y": y})
-	for i, s := range samples() {
+	handedIn := 0
+	for _, s := range samples() {
 		t.Run(s.name, func(t *testing.T) {
 			g.typeText(t, s.text)
 			g.press(t, "ctrl+Return")
 			got := ""
 			eventually(t, patience, func() error {
 				var err error
-				got, err = g.trySh(t.Context(), "", fmt.Sprintf("cat %s/%d", dir, i+1))
+				got, err = g.trySh(t.Context(), "", fmt.Sprintf("cat %s/%d", dir, handedIn+1))
 				return err
 			})
+			handedIn++
 			if got != s.text {
 				t.Error(diff(s.text, got))
 			}
