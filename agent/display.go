@@ -24,8 +24,22 @@ type Display interface {
 	Capture(ctx context.Context) (*desktop.Frame, error)
 	// Cursor is the pointer's picture and place, nil while it is hidden.
 	Cursor(ctx context.Context) (*desktop.Cursor, error)
+	// Windows lists the managed windows, the topmost first.
+	Windows(ctx context.Context) ([]desktop.Window, error)
+	// ActivateWindow gives a window the focus. NotFound when there is none.
+	ActivateWindow(ctx context.Context, id uint32) error
+	// CloseWindow asks a window's application to close it. NotFound when there is none.
+	CloseWindow(ctx context.Context, id uint32) error
+	// Clipboard is the text on the clipboard, "" when nothing was copied.
+	Clipboard(ctx context.Context) (string, error)
+	// SetClipboard puts a text on the clipboard.
+	SetClipboard(ctx context.Context, text string) error
+	// Resize gives the display a size.
+	Resize(ctx context.Context, size desktop.Size) error
 	// Size is the display's size now.
 	Size() desktop.Size
+	// Managed tells whether a window manager runs on it.
+	Managed() bool
 	// Changed delivers when Size may have changed.
 	Changed() <-chan struct{}
 	// Done is closed when the connection has ended.
@@ -38,7 +52,9 @@ type OpenDisplay func(ctx context.Context) (Display, error)
 
 const (
 	displayWait    = 15 * time.Second // for one attempt to connect
-	addressesFirst = time.Second      // between two looks while there is no address
+	managerWait    = 60 * time.Second // for a session's window manager; a display may be meant to have none
+	managerPause   = 100 * time.Millisecond
+	addressesFirst = time.Second // between two looks while there is no address
 	addressesEvery = 10 * time.Second
 )
 
@@ -97,6 +113,9 @@ func (s *screen) run(ctx context.Context) {
 // hold offers a display until it ends.
 func (s *screen) hold(ctx context.Context, display Display) {
 	defer display.Close()
+	if !s.awaitManager(ctx, display) {
+		return
+	}
 	ready := func(status *desktop.AgentStatus) {
 		status.Ready, status.Reason, status.Display = true, "", display.Size()
 	}
@@ -114,6 +133,37 @@ func (s *screen) hold(ctx context.Context, display Display) {
 			return
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// awaitManager waits for the desktop's session: a display answers long before somebody is logged in
+// on it, and until then it is black and programs have no place to appear. It is false when the
+// display or ctx has ended.
+func (s *screen) awaitManager(ctx context.Context, display Display) bool {
+	if display.Managed() {
+		return true
+	}
+	s.update(nil, func(status *desktop.AgentStatus) {
+		status.Ready, status.Reason = false, "the display answers; its session has not begun"
+	})
+	end := time.NewTimer(managerWait)
+	defer end.Stop()
+	tick := time.NewTicker(managerPause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if display.Managed() {
+				return true
+			}
+		case <-end.C:
+			s.log.Warn("no window manager has come; the display is used without one")
+			return true
+		case <-display.Done():
+			return false
+		case <-ctx.Done():
+			return false
 		}
 	}
 }

@@ -75,6 +75,12 @@
 //	               on the display, x, y), the display's pixels, the cursor's; pixels are R, G, B, A of
 //	               8 bits, row by row, the cursor's premultiplied with alpha
 //	GET /cursor    the last six of those numbers, and the cursor's pixels
+//	GET /windows   desktop.Window… in a JSON list, 1000 at most
+//	POST /windows/active, /windows/close
+//	               {"id": the window}; answers 204
+//	GET /clipboard, PUT /clipboard
+//	               the text on the clipboard, in UTF-8, 1 MiB at most; PUT answers 204
+//	PUT /size      {"width", "height"} of the display; answers 204
 //	POST /exec     desktop.Exec in JSON; answers chunks as the command produces them: kind (1 byte),
 //	               length (4 bytes, at most 65536), content. Kinds: 1 standard output, 2 standard
 //	               error, and at the end either 3, desktop.ExecResult in JSON without output, or

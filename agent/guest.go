@@ -240,6 +240,12 @@ func (g *guest) routes() http.Handler {
 	mux.HandleFunc("POST "+routeAct, g.serveAct)
 	mux.HandleFunc("GET "+routeCapture, g.serveCapture)
 	mux.HandleFunc("GET "+routeCursor, g.serveCursor)
+	mux.HandleFunc("GET "+routeWindows, g.serveWindows)
+	mux.HandleFunc("POST "+routeActive, g.serveWindow(Display.ActivateWindow))
+	mux.HandleFunc("POST "+routeClose, g.serveWindow(Display.CloseWindow))
+	mux.HandleFunc("GET "+routeClip, g.serveClipboard)
+	mux.HandleFunc("PUT "+routeClip, g.serveSetClipboard)
+	mux.HandleFunc("PUT "+routeSize, g.serveResize)
 	mux.HandleFunc("POST "+routeExec, g.serveExec)
 	mux.HandleFunc("PUT "+routeAgent, g.servePut)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

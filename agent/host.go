@@ -29,6 +29,7 @@ const (
 	deliverWait     = 5 * time.Minute
 	execGrace       = 20 * time.Second // beyond the command's own time limit
 	statusPause     = 10 * time.Millisecond
+	deskWait        = 30 * time.Second // windows, clipboard, the display's size
 )
 
 // Connector makes sessions with agents. It implements desktop.AgentConnector.
@@ -275,7 +276,11 @@ func (s *session) Close() error {
 // do makes a request. The answer is one of success; its body is the caller's to close.
 func (s *session) do(ctx context.Context, method, route string, message any) (*http.Response, error) {
 	var body io.Reader
-	if message != nil {
+	switch message := message.(type) {
+	case nil:
+	case string: // a text, as it is
+		body = strings.NewReader(message)
+	default:
 		data, err := json.Marshal(message)
 		if err != nil {
 			return nil, fmt.Errorf("writing the request: %w", err)
@@ -290,7 +295,7 @@ func (s *session) do(ctx context.Context, method, route string, message any) (*h
 	if err != nil {
 		return nil, s.lost(ctx, err)
 	}
-	if response.StatusCode != http.StatusOK {
+	if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusNoContent {
 		defer response.Body.Close()
 		return nil, theirs(ctx, readError(response.Body))
 	}

@@ -28,6 +28,10 @@ type display struct {
 	done    chan struct{}
 
 	releases atomic.Int32
+	bare     atomic.Bool // without a window manager
+	windows  []desktop.Window
+	told     func(what string, id uint32) error
+	clip     func(text *string) (string, error) // text is what to set
 }
 
 func newDisplay() *display {
@@ -43,12 +47,29 @@ func (d *display) Release(context.Context) error {
 	d.releases.Add(1)
 	return nil
 }
-func (d *display) Capture(context.Context) (*desktop.Frame, error) { return d.frame, nil }
-func (d *display) Cursor(context.Context) (*desktop.Cursor, error) { return d.frame.Cursor, nil }
-func (d *display) Size() desktop.Size                              { return *d.size.Load() }
-func (d *display) Changed() <-chan struct{}                        { return d.changed }
-func (d *display) Done() <-chan struct{}                           { return d.done }
-func (d *display) Close() error                                    { return nil }
+func (d *display) Capture(context.Context) (*desktop.Frame, error)   { return d.frame, nil }
+func (d *display) Cursor(context.Context) (*desktop.Cursor, error)   { return d.frame.Cursor, nil }
+func (d *display) Windows(context.Context) ([]desktop.Window, error) { return d.windows, nil }
+func (d *display) ActivateWindow(_ context.Context, id uint32) error { return d.told("activate", id) }
+func (d *display) CloseWindow(_ context.Context, id uint32) error    { return d.told("close", id) }
+func (d *display) Clipboard(context.Context) (string, error)         { return d.clip(nil) }
+func (d *display) SetClipboard(_ context.Context, text string) error {
+	_, err := d.clip(&text)
+	return err
+}
+func (d *display) Resize(_ context.Context, size desktop.Size) error {
+	if size.Width == 1 {
+		return desktop.Errorf(desktop.Invalid, "too small")
+	}
+	d.size.Store(&size)
+	notify(d.changed)
+	return nil
+}
+func (d *display) Managed() bool            { return !d.bare.Load() }
+func (d *display) Size() desktop.Size       { return *d.size.Load() }
+func (d *display) Changed() <-chan struct{} { return d.changed }
+func (d *display) Done() <-chan struct{}    { return d.done }
+func (d *display) Close() error             { return nil }
 
 // pair connects a host with a guest that has displays, one after another.
 func pair(t *testing.T, displays ...Display) desktop.Agent {
@@ -93,6 +114,20 @@ func TestStatus(t *testing.T) {
 	code(t, err, desktop.Unavailable, "not ready")
 	_, err = a.Capture(testContext(t))
 	code(t, err, desktop.Unavailable, "not ready")
+}
+
+// A display is ready once somebody's session is on it.
+func TestReadyWithTheSession(t *testing.T) {
+	d := newDisplay()
+	d.bare.Store(true)
+	a := pair(t, d)
+	status(t, a, func(s desktop.AgentStatus) bool {
+		return !s.Ready && s.Reason == "the display answers; its session has not begun"
+	})
+	_, err := a.Act(testContext(t))
+	code(t, err, desktop.Unavailable, "not ready")
+	d.bare.Store(false)
+	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready && s.Reason == "" })
 }
 
 func TestAct(t *testing.T) {

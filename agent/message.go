@@ -28,6 +28,11 @@ const (
 	routeExec    = "/exec"
 	routeCapture = "/capture"
 	routeCursor  = "/cursor"
+	routeWindows = "/windows"
+	routeActive  = "/windows/active"
+	routeClose   = "/windows/close"
+	routeClip    = "/clipboard"
+	routeSize    = "/size"
 	routeAgent   = "/agent"
 )
 
@@ -38,6 +43,9 @@ const (
 	maxMessage = 1 << 10  // an error's message
 	maxAddress = 64       // an address, and how many of them
 	maxBinary  = 1 << 30  // what the guest takes as a binary
+	maxWindows = 8 << 20  // the list of windows in JSON
+	maxTitle   = 512      // a window's title
+	maxClass   = 128      // its class and kind
 
 	maxDisplaySide = 16384
 	maxDisplay     = 8192 * 8192 // pixels
@@ -54,6 +62,25 @@ type actRequest struct {
 type actAnswer struct {
 	desktop.Acted
 	Synced bool `json:"synced,omitempty"`
+}
+
+// windowRequest names a window.
+type windowRequest struct {
+	ID uint32 `json:"id"`
+}
+
+// cleanWindows bounds a list of windows.
+func cleanWindows(list []desktop.Window) []desktop.Window {
+	list = list[:min(len(list), desktop.MaxWindows)]
+	coordinate := func(n int) int { return min(max(n, math.MinInt16), math.MaxUint16) }
+	for i := range list {
+		w := &list[i]
+		w.Title, w.Class, w.Kind = cleanLine(w.Title, maxTitle), cleanLine(w.Class, maxClass), cleanLine(w.Kind, maxClass)
+		w.X, w.Y = coordinate(w.X), coordinate(w.Y)
+		w.Width, w.Height = max(0, coordinate(w.Width)), max(0, coordinate(w.Height))
+		w.Workspace = min(max(w.Workspace, -1), math.MaxUint16)
+	}
+	return list
 }
 
 // failure is an error on the wire.

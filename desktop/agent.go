@@ -8,7 +8,7 @@ import (
 // AgentStatus is what the guest's agent says of itself. Everything in it comes from the guest: it
 // is a claim, bounded in size, and decides nothing about another desktop.
 type AgentStatus struct {
-	Ready     bool     `json:"ready"`            // the display answers
+	Ready     bool     `json:"ready"`            // the display answers, and its session has begun
 	Reason    string   `json:"reason,omitempty"` // what it waits for when not ready
 	Display   Size     `json:"display"`
 	Addresses []string `json:"addresses,omitempty"` // the guest's own, without loopback
@@ -33,6 +33,22 @@ type Agent interface {
 	// Cursor is the pointer's picture and place as the guest's X server gives them, nil while the
 	// pointer is hidden.
 	Cursor(ctx context.Context) (*Cursor, error)
+	// Windows lists the managed windows, the topmost first, MaxWindows at most.
+	Windows(ctx context.Context) ([]Window, error)
+	// ActivateWindow gives a window the focus and brings it to the front. NotFound when there is none.
+	ActivateWindow(ctx context.Context, id uint32) error
+	// CloseWindow asks a window's application to close it, which may ask its user first. NotFound
+	// when there is none.
+	CloseWindow(ctx context.Context, id uint32) error
+	// Clipboard is the text on the clipboard, "" when nothing was copied. Conflict when what was
+	// copied is no text, TooLarge beyond MaxClipboardBytes, Unavailable when its application does not
+	// give it.
+	Clipboard(ctx context.Context) (string, error)
+	// SetClipboard puts a text on the clipboard: UTF-8 of at most MaxClipboardBytes.
+	SetClipboard(ctx context.Context, text string) error
+	// Resize gives the display a size, sides from MinDisplaySide to MaxDisplaySide. It returns when
+	// the X server has it; Status follows. Invalid when this desktop's display cannot have it.
+	Resize(ctx context.Context, size Size) error
 	// Status is the newest status, which Changed announces.
 	Status() AgentStatus
 	// Changed delivers when Status has changed since the last delivery.

@@ -15,6 +15,7 @@ type display struct {
 	mu     sync.Mutex
 	screen Screen
 	seeded *sync.Once // of this screen
+	still  *stillness // of this screen
 	idle   *time.Timer
 	uses   int
 }
@@ -32,7 +33,7 @@ func (k *keeper) frame(ctx context.Context) (*Frame, error) {
 		}
 		return nil, err
 	}
-	screen, release, err := k.display.acquire(ctx, k)
+	screen, _, release, err := k.display.acquire(ctx, k)
 	if err == nil {
 		defer release()
 		k.seedCursor()
@@ -95,7 +96,7 @@ func (k *keeper) seedCursor() {
 }
 
 // acquire is the screen, connected to if need be, until release is called.
-func (d *display) acquire(ctx context.Context, k *keeper) (_ Screen, release func(), err error) {
+func (d *display) acquire(ctx context.Context, k *keeper) (_ Screen, _ *stillness, release func(), err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.screen != nil {
@@ -107,16 +108,17 @@ func (d *display) acquire(ctx context.Context, k *keeper) (_ Screen, release fun
 	}
 	if d.screen == nil {
 		if d.screen, err = k.m.machines.OpenScreen(ctx, k.id); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
-		d.seeded = new(sync.Once)
+		d.seeded, d.still = new(sync.Once), new(stillness)
+		d.screen.Watch(d.still.note) // until it is closed
 	}
 	d.uses++
 	if d.idle != nil {
 		d.idle.Stop()
 		d.idle = nil
 	}
-	return d.screen, func() { d.release(k.m.config.ScreenIdle) }, nil
+	return d.screen, d.still, func() { d.release(k.m.config.ScreenIdle) }, nil
 }
 
 func (d *display) release(idle time.Duration) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"image"
 	"io"
 	"maps"
 	"slices"
@@ -330,7 +331,7 @@ func (a *fakeAgent) Act(context.Context, ...Action) (Acted, error) {
 	return Acted{Cursor: Point{X: 1, Y: 2}}, nil
 }
 func (a *fakeAgent) Capture(context.Context) (*Frame, error) {
-	return &Frame{Source: SourceAgent}, nil
+	return &Frame{Source: SourceAgent, Pixels: image.NewRGBA(image.Rect(0, 0, 4, 4))}, nil
 }
 
 // eventually polls until ok, and fails the test with what describe says when it never is.

@@ -28,7 +28,7 @@ type step interface {
 
 // Act does the actions in order and stops at the first error. All of them are checked before the
 // first is done. Actions of concurrent calls are never interleaved. When it returns, the server has
-// dealt with all the input, and nothing that it pressed is pressed any more, except what the action
+// dealt with all the input and has shown what it drew by itself upon it, and nothing that it pressed is pressed any more, except what the action
 // "down" of a click or a press asked for.
 //
 // It returns soon after ctx ends. Errors are desktop.Invalid for what can never succeed, with the
@@ -119,6 +119,9 @@ func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 	if acted.Cursor, err = d.pointer(ctx); err != nil {
 		return desktop.Acted{}, err
 	}
+	if err := d.shown(); err != nil {
+		return desktop.Acted{}, err
+	}
 	acted.Display = d.Size()
 	return acted, nil
 }
@@ -164,6 +167,20 @@ func (d *Display) pointer(ctx context.Context) (desktop.Point, error) {
 			return desktop.Point{}, err
 		}
 	}
+}
+
+// shown returns when the server has handed what it has drawn so far to the display. It must follow
+// the answer to an earlier request.
+//
+// The server draws while it works on a request, and hands the damage on (modesetting's DIRTYFB, a
+// shadow framebuffer's copy) in its block handlers, once a client's turn is over. But the answers of
+// that turn leave before: Dispatch flushes them when it has read the client's last request, and only
+// then calls WaitForSomething, where the block handlers are. So the answer to the first request after
+// the input may overtake the picture. A request that is sent after that answer was read begins a new
+// turn, with the block handlers run between the two.
+func (d *Display) shown() error {
+	_, err := xproto.GetInputFocus(d.x).Reply()
+	return d.gone(err)
 }
 
 // check makes a step of an action.

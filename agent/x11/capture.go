@@ -133,12 +133,7 @@ func (d *Display) share(size int) []byte {
 	if len(p.shared) >= size || p.noShare {
 		return p.shared
 	}
-	if p.shared == nil {
-		if err := d.extension("MIT-SHM"); err != nil {
-			p.noShare = true
-			return nil
-		}
-	} else {
+	if p.shared != nil {
 		shm.Detach(d.x, p.seg)
 		unix.SysvShmDetach(p.shared)
 		p.shared = nil

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jezek/xgb"
+	"github.com/jezek/xgb/randr"
 	"github.com/jezek/xgb/res"
 	"github.com/jezek/xgb/xfixes"
 	"github.com/jezek/xgb/xproto"
@@ -35,7 +36,11 @@ type Display struct {
 	xkb   xkb
 	// processes tells whether the server knows which process a window belongs to.
 	processes bool
-	atoms     atoms
+	// randr tells whether the display's size can be set.
+	randr bool
+	atoms atoms
+	ewmh  ewmh
+	clip  clipboard
 
 	// turn holds the one token of the right to work the input.
 	turn chan struct{}
@@ -125,21 +130,30 @@ func (d *Display) start() error {
 		version, err := res.QueryVersion(d.x, 1, 2).Reply()
 		d.processes = err == nil && (version.ServerMajor > 1 || version.ServerMinor >= 2)
 	}
+	if err := d.extension("RANDR"); err == nil {
+		version, err := randr.QueryVersion(d.x, 1, 3).Reply()
+		d.randr = err == nil && (version.MajorVersion > 1 || version.MinorVersion >= 3)
+	}
 	if err = d.extension(xkbName); err == nil {
 		d.xkb, err = newXKB(d.x, d.x.Extensions[xkbName])
 	}
 	if err != nil {
 		d.log.Warn("the X server has no XKB: Caps Lock and layout groups are left as they are", "error", err)
 	}
-	for _, a := range []struct {
-		atom *xproto.Atom
-		name string
-	}{{&d.atoms.protocols, "WM_PROTOCOLS"}, {&d.atoms.ping, "_NET_WM_PING"}, {&d.atoms.journal, "_BUREAU_BORROWED_KEYS"}} {
-		reply, err := xproto.InternAtom(d.x, false, uint16(len(a.name)), a.name).Reply()
-		if err != nil {
-			return err
-		}
-		*a.atom = reply.Atom
+	// Here and not when they are needed: xgb's requests take the read lock of what this writes twice
+	// over, and a writer that came between the two would stop both.
+	d.picture.noShare = d.extension("MIT-SHM") != nil
+	err = d.intern([]interned{
+		{&d.atoms.protocols, "WM_PROTOCOLS"}, {&d.atoms.ping, "_NET_WM_PING"}, {&d.atoms.journal, "_BUREAU_BORROWED_KEYS"},
+	})
+	if err != nil {
+		return err
+	}
+	if err := d.internEWMH(); err != nil {
+		return err
+	}
+	if err := d.openClipboard(); err != nil {
+		return err
 	}
 	// StructureNotify tells when the display is resized; SubstructureNotify brings the answers to
 	// pings, which applications send to the root window.
@@ -153,6 +167,28 @@ func (d *Display) start() error {
 	}
 	d.hands = hands{x: d.x, root: d.root}
 	return d.recover()
+}
+
+// interned is an atom to be found by its name.
+type interned struct {
+	atom *xproto.Atom
+	name string
+}
+
+// intern finds atoms, in one round trip.
+func (d *Display) intern(atoms []interned) error {
+	cookies := make([]xproto.InternAtomCookie, len(atoms))
+	for i, a := range atoms {
+		cookies[i] = xproto.InternAtom(d.x, false, uint16(len(a.name)), a.name)
+	}
+	for i, a := range atoms {
+		reply, err := cookies[i].Reply()
+		if err != nil {
+			return err
+		}
+		*a.atom = reply.Atom
+	}
+	return nil
 }
 
 // extension makes an extension's requests usable. The Init functions of xgb's packages would do so
@@ -218,6 +254,8 @@ func (d *Display) readEvents() {
 			if e.Window == d.root {
 				d.setSize(desktop.Size{Width: int(e.Width), Height: int(e.Height)})
 			}
+		case xproto.SelectionRequestEvent, xproto.SelectionNotifyEvent, xproto.PropertyNotifyEvent:
+			d.clip.event(e)
 		case xproto.ClientMessageEvent:
 			if e.Type == d.atoms.protocols && e.Format == 32 && xproto.Atom(e.Data.Data32[0]) == d.atoms.ping {
 				d.pongs.arrived(e.Data.Data32[1])

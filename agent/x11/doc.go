@@ -4,8 +4,9 @@
 // Input that is right, not roughly right, is the whole point. A few facts shape the package:
 //
 //   - XTEST events are exact to the pixel and the server queues them for slow applications, so that
-//     nothing is lost however fast they are sent. [Display.Act] ends with a round trip, after which
-//     the server has dealt with everything; the application may still be reading.
+//     nothing is lost however fast they are sent. [Display.Act] ends with two round trips, after
+//     which the server has dealt with everything and shown what it drew; the application may still
+//     be reading.
 //   - A keyboard layout has few characters. Those that it lacks are bound, for the moment, to keys
 //     that nobody uses (plan.go), which is safe only when no application has strokes with the
 //     former meaning of such a key waiting (fence.go).

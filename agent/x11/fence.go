@@ -29,9 +29,12 @@ import (
 
 const (
 	// pingTime is the least time an application gets to answer, pingStroke what it gets more for
-	// each stroke it has to read first: an emulated machine is slow.
-	pingTime   = 2 * time.Second
-	pingStroke = 5 * time.Millisecond
+	// each stroke it has to read first. A browser on an emulated and busy machine was seen to take
+	// more than 3 s for 200 characters that it has to find fonts for; only one that hangs is waited
+	// for in vain, and what it is given too early does harm: a key that has its own meaning back is
+	// a multimedia key, which opens a sidebar or goes to another page.
+	pingTime   = 20 * time.Second
+	pingStroke = 50 * time.Millisecond
 	// quietTime and quietStroke are how long an application is left alone about which nothing can
 	// be found out.
 	quietTime   = 150 * time.Millisecond

@@ -24,7 +24,7 @@ import (
 // packages are the Debian packages of the programs that the tests start.
 var packages = map[string]string{
 	"Xvfb": "xvfb", "openbox": "openbox", "xterm": "xterm", "mousepad": "mousepad", "firefox-esr": "firefox-esr",
-	"setxkbmap": "x11-xkb-utils", "xrandr": "x11-xserver-utils", "xdotool": "xdotool",
+	"setxkbmap": "x11-xkb-utils", "xrandr": "x11-xserver-utils", "xdotool": "xdotool", "xprop": "x11-utils", "xwininfo": "x11-utils", "xclip": "xclip",
 }
 
 func program(t testing.TB, name string) string {

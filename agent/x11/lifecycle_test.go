@@ -289,3 +289,16 @@ func TestClose(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A display is managed from when a window manager runs on it.
+func TestManaged(t *testing.T) {
+	display := startServer(t)
+	d := openDisplay(t, display)
+	if d.Managed() {
+		t.Error("a bare display is managed")
+	}
+	startWindowManager(t, display)
+	if !d.Managed() {
+		t.Error("a display with a window manager is not managed")
+	}
+}

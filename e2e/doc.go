@@ -1,0 +1,19 @@
+// Package e2e tests the whole of bureau, for real: the binary as it is built, a private appliance
+// run by an unprivileged user, a real guest with a real desktop, and requests over HTTP. What a
+// request did is judged by independent means: an X client in the guest that shares no code with
+// bureau (probe), the applications' own files, and libvirt's own tools.
+//
+// The appliance of the tests has its own prefix, pool, network, folders and port, and touches
+// nothing beside them; its network is isolated. Whatever an interrupted run left behind is removed
+// when the next one starts.
+//
+// A failing test leaves what a person needs in the folder that it names: the appliance's log, the
+// guest's journal, a picture of the display.
+//
+//	go test -tags libvirt_dlopen ./e2e                       everything, about five minutes under emulation
+//	go test -tags libvirt_dlopen ./e2e -run Typing           a part of it
+//	go test -tags libvirt_dlopen ./e2e -run xxx -bench .     measured against xdotool and scrot
+//
+// BUREAU_E2E_ARTIFACTS names the folder for failures' remains; BUREAU_E2E_IMAGES the cache of built
+// images where it is not the default one.
+package e2e
