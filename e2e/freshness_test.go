@@ -81,7 +81,7 @@ func TestPicturesAreFresh(t *testing.T) {
 	if n := said(); n != 0 {
 		t.Fatalf("it begins with %d", n)
 	}
-	query := fmt.Sprintf("?cursor=false&x=%d&y=%d&width=%d&height=%d", counterX, counterY, counterBits*counterBlock, 2*counterBlock)
+	query := fmt.Sprintf("?cursor=false&region=%d,%d,%d,%d", counterX, counterY, counterBits*counterBlock, 2*counterBlock)
 	stale, took := 0, make([]time.Duration, 0, rounds)
 	for n := 1; n <= rounds; n++ {
 		g.act(t, "click", map[string]any{"x": counterX + 10, "y": counterY + 2*counterBlock + 10})
