@@ -22,10 +22,13 @@ type World struct {
 	keys     map[string]desktop.Key // by secret
 	acted    []desktop.Action
 	ran      []desktop.Exec
+	settles  []time.Duration
 	next     int
 
 	// Frames is what the display shows; set it anew, never change it.
 	Shown *desktop.Frame
+	// Restless is a display that never comes to rest.
+	Restless bool
 	// Fail, when not nil, is asked before each call, by the name of the method.
 	Fail func(method string) error
 	// OnExec, when not nil, stands in for a command's run.
@@ -123,6 +126,13 @@ func (w *World) Ran() []desktop.Exec {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.ran)
+}
+
+// Settles are the times for which it was waited for the display to come to rest.
+func (w *World) Settles() []time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.settles)
 }
 
 // find is a desktop that the caller may know of. The lock is held.
@@ -324,16 +334,33 @@ func (w *World) Exec(ctx context.Context, caller desktop.Caller, id string, comm
 	return result, nil
 }
 
-func (w *World) Frame(_ context.Context, caller desktop.Caller, id string) (*desktop.Frame, error) {
+func (w *World) See(_ context.Context, caller desktop.Caller, id string, settle time.Duration) (desktop.Sight, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.enter("Frame"); err != nil {
-		return nil, err
+	if err := w.enter("See"); err != nil {
+		return desktop.Sight{}, err
 	}
 	if err := w.usable(caller, id); err != nil {
-		return nil, err
+		return desktop.Sight{}, err
 	}
-	return w.Shown, nil
+	w.settles = append(w.settles, settle)
+	sight := desktop.Sight{Frame: w.Shown}
+	if settle > 0 {
+		sight.Settled, sight.Waited = !w.Restless, min(settle, 120*time.Millisecond)
+		if w.Restless {
+			sight.Waited = settle
+		}
+	}
+	return sight, nil
+}
+
+func (w *World) ActAndSee(ctx context.Context, caller desktop.Caller, id string, settle time.Duration, actions ...desktop.Action) (*desktop.Acted, desktop.Sight, error) {
+	acted, err := w.Act(ctx, caller, id, actions...)
+	if err != nil {
+		return nil, desktop.Sight{}, err
+	}
+	sight, err := w.See(ctx, caller, id, settle)
+	return &acted, sight, err
 }
 
 func (w *World) Ready(context.Context) error {

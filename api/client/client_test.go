@@ -85,7 +85,7 @@ func TestRoundTrips(t *testing.T) {
 		{Press: &desktop.Press{Keys: []string{"a", "b"}, Repeat: 2}},
 	}
 	for _, action := range actions {
-		acted, err := c.Act(ctx, "dt-1", action, &api.Picture{Format: "jpeg", MaxWidth: 100})
+		acted, err := c.Act(ctx, "dt-1", action, api.After{Screenshot: api.Want(&api.Picture{Format: "jpeg", MaxWidth: 100, SettleMs: 50})})
 		if err != nil || acted.Screenshot == nil || acted.Screenshot.Width != 100 || acted.Screenshot.ContentType != "image/jpeg" {
 			t.Errorf("act: %+v, %v", acted.Acted, err)
 		}
@@ -93,7 +93,7 @@ func TestRoundTrips(t *testing.T) {
 	if got := w.Acted(); !reflect.DeepEqual(got, actions) {
 		t.Errorf("did %+v, want %+v", got, actions)
 	}
-	if _, err := c.Act(ctx, "dt-1", desktop.Action{}, nil); desktop.CodeOf(err) != desktop.Invalid {
+	if _, err := c.Act(ctx, "dt-1", desktop.Action{}, api.After{}); desktop.CodeOf(err) != desktop.Invalid {
 		t.Errorf("nothing: %v", err)
 	}
 
