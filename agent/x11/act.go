@@ -145,26 +145,44 @@ func at(err error, index, count int) error {
 }
 
 // pointer is where the pointer is, once the server has done all that was asked before. While a
-// window manager holds events back for a moment to decide on a click, the pointer stands still and
-// the button is still down although the answer is there: the application has not been sent the click
-// yet. That is waited for, a little.
+// window manager holds events back for a moment to decide on a click, the pointer stands still
+// although the answer is there; it is waited for, a little.
 func (d *Display) pointer(ctx context.Context) (desktop.Point, error) {
-	const patience, glance = 250 * time.Millisecond, 2 * time.Millisecond
+	at, err := d.pointerOnce(ctx, func(at *xproto.QueryPointerReply) bool {
+		goal := d.hands.goal
+		return goal == nil || int(at.RootX) == goal.X && int(at.RootY) == goal.Y
+	})
+	if err != nil {
+		return desktop.Point{}, err
+	}
+	return desktop.Point{X: int(at.RootX), Y: int(at.RootY)}, nil
+}
+
+// delivered waits, a little, until the application has been sent the click that the call has made:
+// while a window manager holds it back, the button is still down although it was released.
+func (d *Display) delivered(ctx context.Context) error {
 	const buttons = xproto.KeyButMaskButton1 | xproto.KeyButMaskButton2 | xproto.KeyButMaskButton3 |
 		xproto.KeyButMaskButton4 | xproto.KeyButMaskButton5
+	if !d.hands.clicked || len(d.hands.stayingButtons) > 0 {
+		return nil
+	}
+	_, err := d.pointerOnce(ctx, func(at *xproto.QueryPointerReply) bool { return at.Mask&buttons == 0 })
+	return err
+}
+
+// pointerOnce is the pointer's state once it is as wanted, or else after a while.
+func (d *Display) pointerOnce(ctx context.Context, wanted func(*xproto.QueryPointerReply) bool) (*xproto.QueryPointerReply, error) {
+	const patience, glance = 250 * time.Millisecond, 2 * time.Millisecond
 	for began := time.Now(); ; {
 		at, err := xproto.QueryPointer(d.x, d.root).Reply()
 		if err != nil {
-			return desktop.Point{}, d.gone(err)
+			return nil, d.gone(err)
 		}
-		is := desktop.Point{X: int(at.RootX), Y: int(at.RootY)}
-		behind := d.hands.goal != nil && is != *d.hands.goal ||
-			d.hands.clicked && len(d.hands.buttons)+len(d.hands.stayingButtons) == 0 && at.Mask&buttons != 0
-		if !behind || time.Since(began) > patience {
-			return is, nil
+		if wanted(at) || time.Since(began) > patience {
+			return at, nil
 		}
 		if err := d.pause(ctx, glance); err != nil {
-			return desktop.Point{}, err
+			return nil, err
 		}
 	}
 }

@@ -33,7 +33,7 @@ func (s *syncing) pauses() time.Duration { return s.limit }
 // out nothing is waited for; the clock, which the caller has as well, is all there would be.
 func (s *syncing) do(ctx context.Context, d *Display) error {
 	// A click that a window manager is still holding back would come after the ping.
-	if _, err := d.pointer(ctx); err != nil {
+	if err := d.delivered(ctx); err != nil {
 		return err
 	}
 	focus, err := d.focusWindow()
