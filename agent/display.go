@@ -52,7 +52,7 @@ type OpenDisplay func(ctx context.Context) (Display, error)
 
 const (
 	displayWait    = 15 * time.Second // for one attempt to connect
-	managerWait    = 2 * time.Minute  // for a session's window manager; a display may be meant to have none
+	managerWait    = 4 * time.Minute  // for a session's window manager; a display may be meant to have none
 	managerPause   = 100 * time.Millisecond
 	addressesFirst = time.Second // between two looks while there is no address
 	addressesEvery = 10 * time.Second
