@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -272,7 +274,12 @@ func (d *Display) askManager(window xproto.Window, message xproto.Atom, data ...
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(managed, window) {
+	_, err = xproto.GetGeometry(d.x, xproto.Drawable(window)).Reply()
+	if errors.Is(err, io.EOF) {
+		return d.gone(err)
+	}
+	// A window that has just gone may be in the list for a moment longer.
+	if err != nil || !slices.Contains(managed, window) {
 		return desktop.Errorf(desktop.NotFound, "the desktop has no window %d", window)
 	}
 	event := xproto.ClientMessageEvent{
