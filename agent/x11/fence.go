@@ -35,6 +35,10 @@ const (
 	// a multimedia key, which opens a sidebar or goes to another page.
 	pingTime   = 20 * time.Second
 	pingStroke = 50 * time.Millisecond
+	// idleTime and idleStroke are the same for a process that is watched: one that is never seen asleep
+	// may just be busy with something else, as a game is.
+	idleTime   = 2 * time.Second
+	idleStroke = 5 * time.Millisecond
 	// quietTime and quietStroke are how long an application is left alone about which nothing can
 	// be found out.
 	quietTime   = 150 * time.Millisecond
@@ -180,7 +184,9 @@ func (d *Display) fence(ctx context.Context, readers []reader, strokes int) erro
 		case r.topLevel != 0:
 			err = d.answer(limited, r.topLevel)
 		case r.process != 0:
-			err = d.idle(limited, r.process)
+			watching, stop := context.WithTimeout(limited, idleTime+time.Duration(strokes)*idleStroke)
+			err = d.idle(watching, r.process)
+			stop()
 		default:
 			err = d.pause(limited, quietTime+time.Duration(strokes)*quietStroke)
 		}
