@@ -196,11 +196,13 @@ func (m *machine) dump() *image.RGBA {
 		m.t.Fatal(err)
 	}
 	img := image.NewRGBA(image.Rect(0, 0, width, height))
-	for i := 0; i < len(img.Pix); i += 4 {
-		if _, err := io.ReadFull(in, img.Pix[i:i+3]); err != nil {
-			m.t.Fatal(err)
-		}
-		img.Pix[i+3] = 0xff
+	data := make([]byte, 3*width*height)
+	if _, err := io.ReadFull(in, data); err != nil {
+		m.t.Fatal(err)
+	}
+	for i := range width * height {
+		copy(img.Pix[4*i:], data[3*i:3*i+3])
+		img.Pix[4*i+3] = 0xff
 	}
 	return img
 }
@@ -336,6 +338,13 @@ func TestQEMUServesSeveralAndAgain(t *testing.T) {
 		}
 	}
 	second.Close()
+	// QEMU answers on the newest control connection only; each screen gets one when it needs it.
+	for range 3 {
+		for _, s := range []*Screen{first, third} {
+			s.rounds.patience = time.Minute // a busy machine is no failure
+			must(t, s.Sync(ctx))
+		}
+	}
 	m.press("spc")
 	eventually(t, "the others to show the same", func() bool {
 		dump := m.dump()
