@@ -47,14 +47,14 @@ var bootSector = []byte{
 
 // machine is a running QEMU.
 type machine struct {
-	t   *testing.T
+	t   testing.TB
 	qmp *net.UnixConn
 	in  *bufio.Scanner
 	dir string
 }
 
 // startMachine starts QEMU with its processor halted.
-func startMachine(t *testing.T) *machine {
+func startMachine(t testing.TB) *machine {
 	t.Helper()
 	dir := t.TempDir()
 	disk := make([]byte, 64<<10)
@@ -214,7 +214,7 @@ func cause(err error) error {
 	return err
 }
 
-func eventually(t *testing.T, what string, ready func() bool) {
+func eventually(t testing.TB, what string, ready func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !ready(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
