@@ -346,6 +346,7 @@ func (g *guest) serveExec(w http.ResponseWriter, r *http.Request) {
 	var begun atomic.Bool
 	result, err := g.runner.run(r.Context(), command, func(s desktop.Stream, p []byte) error {
 		begun.Store(true)
+		g.screen.shown(r.Context())
 		if s == desktop.Stdout {
 			return send(chunkStdout, p)
 		}
@@ -358,6 +359,7 @@ func (g *guest) serveExec(w http.ResponseWriter, r *http.Request) {
 		content, _ := json.Marshal(failureOf(err))
 		send(chunkError, content)
 	default:
+		g.screen.shown(r.Context())
 		content, _ := json.Marshal(result)
 		send(chunkExit, content)
 	}

@@ -201,6 +201,13 @@ func (d *Display) shown() error {
 	return d.gone(err)
 }
 
+// Shown is shown for what other clients had the server draw, as far as they had an answer since: the
+// request that this makes begins a turn after theirs.
+func (d *Display) Shown(ctx context.Context) error {
+	_, err := await(ctx, func() (struct{}, error) { return struct{}{}, d.shown() })
+	return err
+}
+
 // check makes a step of an action.
 func check(action desktop.Action, size desktop.Size) (step, error) {
 	var steps []step

@@ -74,7 +74,7 @@ func counter(args []string) error {
 	for {
 		raw, xerr := d.WaitForEvent()
 		if xerr != nil {
-			return fmt.Errorf("X error: %v", xerr)
+			return fmt.Errorf("an error of the X server: %v", xerr)
 		}
 		switch v := raw.(type) {
 		case nil:

@@ -40,7 +40,8 @@ var errNotFresh = errors.New("the display takes too long to say what is new")
 // rounds lets all who ask while a round trip is under way share the next one. The one under way
 // began before they asked, so it proves nothing to them.
 type rounds struct {
-	start func(*round)
+	start    func(*round)
+	patience time.Duration
 
 	mu       sync.Mutex
 	underWay *round
@@ -64,7 +65,7 @@ func (rs *rounds) pass(ctx context.Context) error {
 	if begun != nil {
 		rs.start(begun)
 	}
-	patience := time.NewTimer(syncPatience)
+	patience := time.NewTimer(rs.patience)
 	defer patience.Stop()
 	select {
 	case <-mine.done:
@@ -129,7 +130,7 @@ type fence struct {
 func newFence(ping func(answered func())) *fence {
 	f := &fence{ping: ping}
 	f.life, f.stop = context.WithCancel(context.Background())
-	f.rounds.start = f.begin
+	f.rounds.start, f.rounds.patience = f.begin, syncPatience
 	return f
 }
 

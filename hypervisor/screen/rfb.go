@@ -63,7 +63,7 @@ func OpenRFB(ctx context.Context, conn net.Conn, log *slog.Logger) (*Screen, err
 		conn.Close()
 		return nil, &desktop.Error{Code: desktop.Unavailable, Message: "the display does not answer", Err: fmt.Errorf("open the display by RFB: %w", err)}
 	}
-	v.rounds.start = v.begin
+	v.rounds.start, v.rounds.patience = v.begin, syncPatience
 	s.ask, s.rounds = v.ask, &v.rounds
 	s.run(v.serve)
 	return s, nil
