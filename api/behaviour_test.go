@@ -269,6 +269,56 @@ func TestSettling(t *testing.T) {
 	}
 }
 
+func TestWindowsClipboardAndDisplay(t *testing.T) {
+	b := newBench(t, nil)
+	const path = "/v1/desktops/dt-1/"
+	windows := func() (list []desktop.Window) {
+		b.into(b.do("GET", path+"windows", ""), 200, &list)
+		return list
+	}
+	if list := windows(); len(list) != 2 || list[0].Title != "Töpfe" || !list[0].Focused || list[1].Workspace != -1 {
+		t.Errorf("got %+v", list)
+	}
+	b.into(b.do("POST", path+"windows/9/activate", ""), 204, nil)
+	if list := windows(); list[0].Focused || !list[1].Focused {
+		t.Errorf("got %+v", list)
+	}
+	b.into(b.do("DELETE", path+"windows/9", ""), 204, nil)
+	b.into(b.do("DELETE", path+"windows/7", ""), 204, nil)
+	b.problem(b.do("POST", path+"windows/7/activate", ""), 404)
+	if got := b.do("GET", path+"windows", ""); strings.TrimSpace(string(got.body)) != "[]" {
+		t.Errorf("no windows are %s", got.body)
+	}
+
+	var clipboard Clipboard
+	b.into(b.do("GET", path+"clipboard", ""), 200, &clipboard)
+	if clipboard.Text != "" {
+		t.Errorf("got %q", clipboard.Text)
+	}
+	for _, text := range []string{"漢 ü\n\t😀", strings.Repeat("\x01", desktop.MaxClipboardBytes), ""} {
+		body, _ := json.Marshal(Clipboard{text})
+		b.into(b.do("PUT", path+"clipboard", string(body)), 204, nil)
+		if b.into(b.do("GET", path+"clipboard", ""), 200, &clipboard); clipboard.Text != text {
+			t.Errorf("got %.100q", clipboard.Text)
+		}
+	}
+	if strings.Contains(b.log.String(), "漢") {
+		t.Error("the log tells what is on the clipboard")
+	}
+
+	var size desktop.Size
+	b.into(b.do("PATCH", path+"display", `{"width":1024,"height":768}`), 200, &size)
+	if size != (desktop.Size{Width: 1024, Height: 768}) {
+		t.Errorf("got %v", size)
+	}
+	b.SetStatus("dt-1", desktop.Stopped)
+	for _, route := range []string{"GET windows", "DELETE windows/7", "POST windows/7/activate", "GET clipboard", "PUT clipboard", "PATCH display", "POST actions"} {
+		method, path, _ := strings.Cut(route, " ")
+		body := goodBodies[method+" /v1/desktops/{id}/"+path]
+		b.problem(b.do(method, "/v1/desktops/dt-1/"+path, body), 503)
+	}
+}
+
 func TestExec(t *testing.T) {
 	b := newBench(t, nil)
 	var result desktop.ExecResult

@@ -60,6 +60,9 @@ type Picture struct {
 	MaxHeight int     `json:"maxHeight,omitempty" query:"maxHeight" minimum:"1" maximum:"16384" doc:"Makes it smaller where it is higher"`
 	Cursor    bool    `json:"cursor" required:"false" query:"cursor" default:"true" doc:"Whether the pointer is drawn"`
 	SettleMs  int     `json:"settleMs,omitempty" query:"settleMs" minimum:"0" maximum:"60000" doc:"Take it when the display has come to rest, at most so many milliseconds later"`
+
+	// exact is the picture's size, when not zero; no caller can ask for it by itself.
+	exact desktop.Size
 }
 
 // check is for pictures that were not checked against the schema, and for what that lets through.
@@ -87,7 +90,11 @@ func milliseconds(ms int) time.Duration { return time.Duration(ms) * time.Millis
 
 // plain are the renderer's options but for the region.
 func (p Picture) plain() picture.Options {
-	return picture.Options{Format: picture.Format(p.Format), Quality: p.Quality, Scale: p.Scale, MaxWidth: p.MaxWidth, MaxHeight: p.MaxHeight, Cursor: p.Cursor}
+	o := picture.Options{Format: picture.Format(p.Format), Quality: p.Quality, Scale: p.Scale, MaxWidth: p.MaxWidth, MaxHeight: p.MaxHeight, Cursor: p.Cursor}
+	if p.exact != (desktop.Size{}) {
+		o.Exact = &p.exact
+	}
+	return o
 }
 
 // options are the renderer's, for a display of the given bounds, which a region must lie in.

@@ -56,6 +56,14 @@ type Desktops interface {
 	// picture failed, Acted is set beside the error.
 	ActAndSee(ctx context.Context, caller desktop.Caller, id string, settle time.Duration, actions ...desktop.Action) (*desktop.Acted, desktop.Sight, error)
 
+	// What the desktop's session has: windows, the clipboard, the display. Unavailable as above.
+	Windows(ctx context.Context, caller desktop.Caller, id string) ([]desktop.Window, error)
+	ActivateWindow(ctx context.Context, caller desktop.Caller, id string, window uint32) error
+	CloseWindow(ctx context.Context, caller desktop.Caller, id string, window uint32) error
+	Clipboard(ctx context.Context, caller desktop.Caller, id string) (string, error)
+	SetClipboard(ctx context.Context, caller desktop.Caller, id, text string) error
+	Resize(ctx context.Context, caller desktop.Caller, id string, size desktop.Size) error
+
 	// Ready tells whether the appliance can do its work.
 	Ready(ctx context.Context) error
 }
@@ -152,6 +160,10 @@ func New(o Options) *Server {
 	s.desktopRoutes()
 	s.lifecycleRoutes()
 	s.controlRoutes()
+	s.actionsRoutes()
+	s.windowRoutes()
+	s.clipboardRoutes()
+	s.displayRoutes()
 	s.execRoutes()
 	s.screenshotRoutes()
 	s.adminRoutes()

@@ -142,6 +142,13 @@ func TestTenantsDoNotSeeEachOther(t *testing.T) {
 		"destroy": func(c Caller) error { return a.Destroy(ctx, c, d.ID) },
 		"act":     func(c Caller) error { _, err := a.Act(ctx, c, d.ID); return err },
 		"exec":    func(c Caller) error { _, err := a.Exec(ctx, c, d.ID, Exec{}, nil); return err },
+		"windows":   func(c Caller) error { _, err := a.Windows(ctx, c, d.ID); return err },
+		"activate":  func(c Caller) error { return a.ActivateWindow(ctx, c, d.ID, 1) },
+		"close":     func(c Caller) error { return a.CloseWindow(ctx, c, d.ID, 1) },
+		"clipboard": func(c Caller) error { _, err := a.Clipboard(ctx, c, d.ID); return err },
+		"copy":      func(c Caller) error { return a.SetClipboard(ctx, c, d.ID, "") },
+		"resize":    func(c Caller) error { return a.Resize(ctx, c, d.ID, Size{}) },
+		"see":       func(c Caller) error { _, err := a.See(ctx, c, d.ID, 0); return err },
 		"frame":   func(c Caller) error { _, err := a.Frame(ctx, c, d.ID); return err },
 	} {
 		if err := do(bob); CodeOf(err) != NotFound {

@@ -32,7 +32,7 @@ type step interface {
 // "down" of a click or a press asked for.
 //
 // It returns soon after ctx ends. Errors are desktop.Invalid for what can never succeed, with the
-// "index" of the action in Details when there are several.
+// "index" of the action in Details when there are several, and how many were "done".
 func (d *Display) Act(ctx context.Context, actions []desktop.Action) (desktop.Acted, error) {
 	began := time.Now()
 	ctx, cancel := context.WithCancel(ctx)
@@ -92,11 +92,11 @@ func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 	var pauses time.Duration
 	for i, action := range actions {
 		if steps[i], err = check(action, size); err != nil {
-			return desktop.Acted{}, at(err, i, len(actions))
+			return desktop.Acted{}, at(err, i, 0, len(actions))
 		}
 		if pauses += steps[i].pauses(); pauses > maxTime {
 			return desktop.Acted{}, at(desktop.Errorf(desktop.Invalid,
-				"the pauses asked for add up to more than %v", maxTime), i, len(actions))
+				"the pauses asked for add up to more than %v", maxTime), i, 0, len(actions))
 		}
 	}
 	d.hands.goal, d.hands.clicked = nil, false
@@ -113,7 +113,7 @@ func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 		}
 		if err != nil {
 			d.pointer(context.Background()) // the releases are done when the caller hears of the error
-			return desktop.Acted{}, at(err, i, len(actions))
+			return desktop.Acted{}, at(err, i, i, len(actions))
 		}
 	}
 	if acted.Cursor, err = d.pointer(ctx); err != nil {
@@ -126,8 +126,8 @@ func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 	return acted, nil
 }
 
-// at adds the index of the action that failed.
-func at(err error, index, count int) error {
+// at adds the index of the action that failed, and how many were done.
+func at(err error, index, done, count int) error {
 	if count < 2 {
 		return err
 	}
@@ -140,7 +140,7 @@ func at(err error, index, count int) error {
 	if located.Details == nil {
 		located.Details = make(map[string]any)
 	}
-	located.Details["index"] = index
+	located.Details["index"], located.Details["done"] = index, done
 	return &located
 }
 

@@ -277,6 +277,47 @@ func (c *Client) Act(ctx context.Context, id string, action desktop.Action, afte
 	return get[api.Acted](ctx, c, http.MethodPost, at(id, verb), body)
 }
 
+// Actions does several actions, in any dialect, and stops at the first error: a *desktop.Error whose
+// Details tell its index, and the results until then.
+func (c *Client) Actions(ctx context.Context, id string, request api.ActionsRequest) (api.ActionsDone, error) {
+	return get[api.ActionsDone](ctx, c, http.MethodPost, at(id, "actions"), request)
+}
+
+// Windows lists a desktop's windows, the topmost first.
+func (c *Client) Windows(ctx context.Context, id string) ([]desktop.Window, error) {
+	return get[[]desktop.Window](ctx, c, http.MethodGet, at(id, "windows"), nil)
+}
+
+// ActivateWindow gives a window the focus.
+func (c *Client) ActivateWindow(ctx context.Context, id string, window uint32) error {
+	_, err := c.call(ctx, http.MethodPost, at(id, fmt.Sprintf("windows/%d/activate", window)), nil, nil)
+	return err
+}
+
+// CloseWindow asks for a window to be closed.
+func (c *Client) CloseWindow(ctx context.Context, id string, window uint32) error {
+	_, err := c.call(ctx, http.MethodDelete, at(id, fmt.Sprintf("windows/%d", window)), nil, nil)
+	return err
+}
+
+// Clipboard is the text on a desktop's clipboard.
+func (c *Client) Clipboard(ctx context.Context, id string) (string, error) {
+	clipboard, err := get[api.Clipboard](ctx, c, http.MethodGet, at(id, "clipboard"), nil)
+	return clipboard.Text, err
+}
+
+// SetClipboard puts a text there.
+func (c *Client) SetClipboard(ctx context.Context, id, text string) error {
+	_, err := c.call(ctx, http.MethodPut, at(id, "clipboard"), api.Clipboard{Text: text}, nil)
+	return err
+}
+
+// Resize changes the size of a desktop's display.
+func (c *Client) Resize(ctx context.Context, id string, size desktop.Size) error {
+	_, err := c.call(ctx, http.MethodPatch, at(id, "display"), api.DisplayRequest{Width: size.Width, Height: size.Height}, nil)
+	return err
+}
+
 // Shot is a picture of a display.
 type Shot struct {
 	Bytes       []byte

@@ -97,6 +97,29 @@ func TestRoundTrips(t *testing.T) {
 		t.Errorf("nothing: %v", err)
 	}
 
+	done, err := c.Actions(ctx, "dt-1", api.ActionsRequest{Actions: api.Actions(`{"action":"mouse_move","coordinate":[5,6]}`),
+		Display: &desktop.Size{Width: 160, Height: 100}})
+	if err != nil || done.Dialect != "anthropic" || len(done.Results) != 1 || done.Completed != 1 || done.Cursor != (desktop.Point{X: 11, Y: 13}) {
+		t.Errorf("actions: %+v, %v", done, err)
+	}
+	_, err = c.Actions(ctx, "dt-1", api.ActionsRequest{Actions: api.Actions(`[{"type":"move","x":1,"y":1},{"type":"key","key":"nokey"}]`)})
+	if e, ok := err.(*desktop.Error); !ok || e.Code != desktop.Invalid || e.Details["index"] != 1.0 || e.Details["completed"] != 1.0 {
+		t.Errorf("actions: %#v", err)
+	}
+	if list, err := c.Windows(ctx, "dt-1"); err != nil || len(list) != 2 {
+		t.Errorf("windows: %+v, %v", list, err)
+	}
+	if err := errors.Join(c.ActivateWindow(ctx, "dt-1", 9), c.CloseWindow(ctx, "dt-1", 9), c.SetClipboard(ctx, "dt-1", "grüß"),
+		c.Resize(ctx, "dt-1", desktop.Size{Width: 320, Height: 200})); err != nil {
+		t.Error(err)
+	}
+	if err := c.CloseWindow(ctx, "dt-1", 9); desktop.CodeOf(err) != desktop.NotFound {
+		t.Errorf("close: %v", err)
+	}
+	if text, err := c.Clipboard(ctx, "dt-1"); err != nil || text != "grüß" {
+		t.Errorf("clipboard: %q, %v", text, err)
+	}
+
 	shot, err := c.Screenshot(ctx, "dt-1", api.Picture{Format: "png", Scale: 0.5, Cursor: true})
 	if err != nil || shot.ContentType != "image/png" || shot.Source != desktop.SourceDBus || len(shot.Bytes) == 0 || shot.ETag == "" {
 		t.Errorf("screenshot: %s %s, %v", shot.ContentType, shot.Source, err)
