@@ -99,7 +99,7 @@ func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 				"the pauses asked for add up to more than %v", maxTime), i, 0, len(actions))
 		}
 	}
-	d.hands.goal, d.hands.clicked = nil, false
+	d.hands.goal = nil
 	var acted desktop.Acted
 	missed := false
 	for i, step := range steps {
@@ -148,41 +148,19 @@ func at(err error, index, done, count int) error {
 // window manager holds events back for a moment to decide on a click, the pointer stands still
 // although the answer is there; it is waited for, a little.
 func (d *Display) pointer(ctx context.Context) (desktop.Point, error) {
-	at, err := d.pointerOnce(ctx, func(at *xproto.QueryPointerReply) bool {
-		goal := d.hands.goal
-		return goal == nil || int(at.RootX) == goal.X && int(at.RootY) == goal.Y
-	})
-	if err != nil {
-		return desktop.Point{}, err
-	}
-	return desktop.Point{X: int(at.RootX), Y: int(at.RootY)}, nil
-}
-
-// delivered waits, a little, until the application has been sent the click that the call has made:
-// while a window manager holds it back, the button is still down although it was released.
-func (d *Display) delivered(ctx context.Context) error {
-	const buttons = xproto.KeyButMaskButton1 | xproto.KeyButMaskButton2 | xproto.KeyButMaskButton3 |
-		xproto.KeyButMaskButton4 | xproto.KeyButMaskButton5
-	if !d.hands.clicked || len(d.hands.stayingButtons) > 0 {
-		return nil
-	}
-	_, err := d.pointerOnce(ctx, func(at *xproto.QueryPointerReply) bool { return at.Mask&buttons == 0 })
-	return err
-}
-
-// pointerOnce is the pointer's state once it is as wanted, or else after a while.
-func (d *Display) pointerOnce(ctx context.Context, wanted func(*xproto.QueryPointerReply) bool) (*xproto.QueryPointerReply, error) {
 	const patience, glance = 250 * time.Millisecond, 2 * time.Millisecond
+	goal := d.hands.goal
 	for began := time.Now(); ; {
 		at, err := xproto.QueryPointer(d.x, d.root).Reply()
 		if err != nil {
-			return nil, d.gone(err)
+			return desktop.Point{}, d.gone(err)
 		}
-		if wanted(at) || time.Since(began) > patience {
-			return at, nil
+		here := desktop.Point{X: int(at.RootX), Y: int(at.RootY)}
+		if goal == nil || here == *goal || time.Since(began) > patience {
+			return here, nil
 		}
 		if err := d.pause(ctx, glance); err != nil {
-			return nil, err
+			return desktop.Point{}, err
 		}
 	}
 }

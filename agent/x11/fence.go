@@ -2,7 +2,6 @@ package x11
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -132,28 +131,36 @@ func (d *Display) pointed() (xproto.Window, error) {
 
 // answering walks up to the ancestor that answers pings.
 func (d *Display) answering(window xproto.Window) (reader, error) {
-	inner := window
+	topLevel, known := d.listing(window, d.atoms.ping)
+	switch {
+	case !known:
+		return reader{}, nil
+	case topLevel == xproto.WindowNone:
+		return reader{process: d.owner(window)}, nil
+	}
+	return reader{topLevel: topLevel}, nil
+}
+
+// listing is the window or the nearest ancestor that lists a protocol in WM_PROTOCOLS, WindowNone when
+// none does. It is not known when the window has gone.
+func (d *Display) listing(window xproto.Window, protocol xproto.Atom) (topLevel xproto.Window, known bool) {
 	for range 100 { // a loop in the tree cannot be, an adversary can
-		if window == 0 || window == d.root {
-			return reader{process: d.owner(inner)}, nil
+		if window == xproto.WindowNone || window == d.root {
+			return xproto.WindowNone, true
 		}
 		property := xproto.GetProperty(d.x, false, window, d.atoms.protocols, xproto.AtomAtom, 0, 64)
 		tree := xproto.QueryTree(d.x, window)
 		protocols, err := property.Reply()
 		parent, treeErr := tree.Reply()
 		if err != nil || treeErr != nil {
-			return reader{}, nil // the window has just gone
+			return xproto.WindowNone, false
 		}
-		if protocols.Format == 32 {
-			for atom := range slices.Chunk(protocols.Value, 4) {
-				if len(atom) == 4 && xproto.Atom(binary.LittleEndian.Uint32(atom)) == d.atoms.ping {
-					return reader{topLevel: window}, nil
-				}
-			}
+		if slices.Contains(numbersOf(protocols), uint32(protocol)) {
+			return window, true
 		}
 		window = parent.Parent
 	}
-	return reader{}, nil
+	return xproto.WindowNone, false
 }
 
 // owner is the local process that made a window, 0 when the server does not say.

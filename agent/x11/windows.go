@@ -286,6 +286,8 @@ func (d *Display) askManager(window xproto.Window, message xproto.Atom, data ...
 		Format: 32, Window: window, Type: message,
 		Data: xproto.ClientMessageDataUnionData32New(append(data, make([]uint32, 5-len(data))...)),
 	}
-	return d.gone(xproto.SendEventChecked(d.x, false, d.root,
-		xproto.EventMaskSubstructureNotify|xproto.EventMaskSubstructureRedirect, string(event.Bytes())).Check())
+	err = xproto.SendEventChecked(d.x, false, d.root,
+		xproto.EventMaskSubstructureNotify|xproto.EventMaskSubstructureRedirect, string(event.Bytes())).Check()
+	d.manager.messaged.Store(true)
+	return d.gone(err)
 }
