@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jezek/xgb/xproto"
+
+	"bureau/desktop"
 )
 
 // The window manager's fence. A click on a window gives it the focus, but not by itself: the window
@@ -21,6 +23,11 @@ import (
 // 4.1.5), and we are told that the window was moved. Where nobody redirects, the server itself moves
 // it: without a window manager there is nothing to wait for, and the fence is a round trip. The window
 // is never mapped. The EWMH's _NET_REQUEST_FRAME_EXTENTS would do the same where it is supported.
+//
+// It is asked twice: when it sets the focus, the server tells it who has lost and got it, and only then
+// does it grab the button of the one window and leave that of the other alone. A click that came
+// between the two would reach the window without anybody's giving it the focus. For the same reason a
+// click on another window than the last one waits as keys do.
 //
 // Then some applications take the focus themselves when the window manager tells them to
 // (WM_TAKE_FOCUS, the "globally active" model). When the window under the pointer is such a one and
@@ -92,6 +99,32 @@ func (d *Display) refocused(ctx context.Context) error {
 // stirred tells whether we have done something since the last fence that may move the focus.
 func (d *Display) stirred() bool { return d.hands.stirred || d.manager.messaged.Load() }
 
+// approached returns when a window may be clicked at, at a place or where the pointer is.
+func (d *Display) approached(ctx context.Context, at *desktop.Point) error {
+	child := func() (xproto.Window, error) {
+		if at == nil {
+			here, err := xproto.QueryPointer(d.x, d.root).Reply()
+			if err != nil {
+				return xproto.WindowNone, d.gone(err)
+			}
+			return here.Child, nil
+		}
+		there, err := xproto.TranslateCoordinates(d.x, d.root, d.root, int16(at.X), int16(at.Y)).Reply()
+		if err != nil {
+			return xproto.WindowNone, d.gone(err)
+		}
+		return there.Child, nil
+	}
+	window, err := child()
+	if err == nil && d.stirred() && (window != d.hands.struck || d.manager.messaged.Load()) {
+		if err = d.refocused(ctx); err == nil {
+			window, err = child() // another one may have been raised
+		}
+	}
+	d.hands.struck = window
+	return err
+}
+
 // decided waits until the window manager has dealt with everything that was sent before, and the
 // focus has followed. It tells whether that was seen. It gives up after a time; only the end of ctx is
 // an error.
@@ -101,7 +134,7 @@ func (d *Display) decided(ctx context.Context) (bool, error) {
 	clicked := d.hands.stirred
 	// A message that is sent from here on is for the next fence.
 	messaged := d.manager.messaged.Swap(false)
-	if !d.allAnswered(limited) {
+	if !d.allAnswered(limited) || !d.managerAnswers(limited) {
 		if messaged {
 			d.manager.messaged.Store(true)
 		}

@@ -19,6 +19,7 @@ type hands struct {
 	keys    []byte         // keycodes held by the action under way, in the order pressed
 	buttons []byte         // physical buttons held by it
 	goal    *desktop.Point // where the call under way last put the pointer
+	struck  xproto.Window  // the child of the root window that was last clicked at
 	stirred bool           // something was pressed that may move the focus, since the last fence of focus.go
 
 	staying        []staying // keys, in the order pressed
@@ -101,6 +102,13 @@ func (h *hands) letGo() {
 	h.lift(func(staying) bool { return true })
 	for len(h.stayingButtons) > 0 {
 		h.buttonUp(h.stayingButtons[0])
+	}
+}
+
+// heard notes that a combination was released that a window manager may have listened to.
+func (h *hands) heard(combination Combination) {
+	if slices.ContainsFunc(combination, Keysym.managers) {
+		h.stirred, h.struck = true, xproto.WindowNone
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -83,7 +84,9 @@ func startApp(t testing.TB, display, name string, args ...string) {
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "DISPLAY=" + display, "HOME=" + home, "LC_ALL=C.UTF-8",
 		"XDG_RUNTIME_DIR=" + home, "DBUS_SESSION_BUS_ADDRESS=disabled:",
 		"GSETTINGS_BACKEND=memory", "NO_AT_BRIDGE=1", "GTK_IM_MODULE=gtk-im-context-simple"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	run(t, cmd)
+	t.Cleanup(func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }) // with what it has started
 }
 
 // startWindowManager starts one and waits until it manages the display.

@@ -126,7 +126,7 @@ func (p press) do(ctx context.Context, d *Display) (err error) {
 				}
 			}
 			d.hands.release()
-			d.hands.stirred = d.hands.stirred || slices.ContainsFunc(combination, Keysym.managers)
+			d.hands.heard(combination)
 		}
 	}
 	return nil
@@ -173,7 +173,7 @@ func (p press) down(d *Display, keys *keymap) error {
 // something else holds down.
 func (p press) up(d *Display, keys *keymap) {
 	for _, combination := range slices.Backward(p.combinations) {
-		d.hands.stirred = d.hands.stirred || slices.ContainsFunc(combination, Keysym.managers)
+		d.hands.heard(combination)
 		for _, sym := range slices.Backward(combination) {
 			s, ok := keys.find(sym)
 			is := func(down staying) bool { return down.sym == sym || ok && down.code == s.code }
