@@ -36,6 +36,9 @@ type Display interface {
 	SetClipboard(ctx context.Context, text string) error
 	// Resize gives the display a size.
 	Resize(ctx context.Context, size desktop.Size) error
+	// Shown returns when what the server has drawn for anybody, and told them so, has been handed to
+	// the display.
+	Shown(ctx context.Context) error
 	// Size is the display's size now.
 	Size() desktop.Size
 	// Managed tells whether a window manager runs on it.
@@ -51,8 +54,10 @@ type Display interface {
 type OpenDisplay func(ctx context.Context) (Display, error)
 
 const (
-	displayWait    = 15 * time.Second // for one attempt to connect
-	managerWait    = 60 * time.Second // for a session's window manager; a display may be meant to have none
+	shownWait      = 50 * time.Millisecond // for a server that others keep busy
+	shownPause     = time.Second           // before such a server is asked again
+	displayWait    = 15 * time.Second      // for one attempt to connect
+	managerWait    = 4 * time.Minute       // for a session's window manager; a display may be meant to have none
 	managerPause   = 100 * time.Millisecond
 	addressesFirst = time.Second // between two looks while there is no address
 	addressesEvery = 10 * time.Second
@@ -64,7 +69,8 @@ type screen struct {
 	log  *slog.Logger
 
 	mu      sync.Mutex
-	current Display // nil when there is none
+	current Display   // nil when there is none
+	busy    time.Time // until when the server is not asked what it has shown
 	status  desktop.AgentStatus
 	changed chan struct{} // closed, and replaced, with each change of status
 }
@@ -202,6 +208,25 @@ func (s *screen) display() (Display, error) {
 		return nil, desktop.Errorf(desktop.Unavailable, "the desktop's display is not ready: %s", s.status.Reason)
 	}
 	return s.current, nil
+}
+
+// shown holds back what a command says until the display shows what the server drew before: the
+// host may ask for a picture as soon as it hears of it. A server that does not answer, because a
+// client has grabbed it, delays that by little.
+func (s *screen) shown(ctx context.Context) {
+	s.mu.Lock()
+	display, busy := s.current, time.Now().Before(s.busy)
+	s.mu.Unlock()
+	if display == nil || busy {
+		return
+	}
+	limited, cancel := context.WithTimeout(ctx, shownWait)
+	defer cancel()
+	if display.Shown(limited) != nil && ctx.Err() == nil {
+		s.mu.Lock()
+		s.busy = time.Now().Add(shownPause)
+		s.mu.Unlock()
+	}
 }
 
 func (s *screen) watchAddresses(ctx context.Context) {

@@ -193,8 +193,8 @@ func (g *guest) session(ctx context.Context, w *wire, self peer, handler http.Ha
 // release lets go of what the host that has gone left pressed: the next one does not know of it.
 func (g *guest) release(ctx context.Context) {
 	display, err := g.screen.display()
-	if err != nil {
-		return // with the display's end everything was let go of
+	if err != nil || ctx.Err() != nil {
+		return // the end of the display lets go of everything too
 	}
 	ctx, cancel := context.WithTimeout(ctx, releaseWait)
 	defer cancel()
@@ -346,6 +346,7 @@ func (g *guest) serveExec(w http.ResponseWriter, r *http.Request) {
 	var begun atomic.Bool
 	result, err := g.runner.run(r.Context(), command, func(s desktop.Stream, p []byte) error {
 		begun.Store(true)
+		g.screen.shown(r.Context())
 		if s == desktop.Stdout {
 			return send(chunkStdout, p)
 		}
@@ -358,6 +359,7 @@ func (g *guest) serveExec(w http.ResponseWriter, r *http.Request) {
 		content, _ := json.Marshal(failureOf(err))
 		send(chunkError, content)
 	default:
+		g.screen.shown(r.Context())
 		content, _ := json.Marshal(result)
 		send(chunkExit, content)
 	}

@@ -28,6 +28,7 @@ type display struct {
 	done    chan struct{}
 
 	releases atomic.Int32
+	shown    func(context.Context) error
 	bare     atomic.Bool // without a window manager
 	windows  []desktop.Window
 	told     func(what string, id uint32) error
@@ -47,7 +48,13 @@ func (d *display) Release(context.Context) error {
 	d.releases.Add(1)
 	return nil
 }
-func (d *display) Capture(context.Context) (*desktop.Frame, error)   { return d.frame, nil }
+func (d *display) Capture(context.Context) (*desktop.Frame, error) { return d.frame, nil }
+func (d *display) Shown(ctx context.Context) error {
+	if d.shown == nil {
+		return nil
+	}
+	return d.shown(ctx)
+}
 func (d *display) Cursor(context.Context) (*desktop.Cursor, error)   { return d.frame.Cursor, nil }
 func (d *display) Windows(context.Context) ([]desktop.Window, error) { return d.windows, nil }
 func (d *display) ActivateWindow(_ context.Context, id uint32) error { return d.told("activate", id) }
@@ -292,6 +299,31 @@ func TestExecOverLink(t *testing.T) {
 		t.Fatalf("the error is %v, started %v", err, started)
 	}
 	poll(t, "the command's end", func() bool { return !alive(started[0]) })
+}
+
+// What a command says, and that it has ended, comes after the display has shown what was drawn
+// before; but it comes also when the display is stuck.
+func TestExecComesAfterItsPicture(t *testing.T) {
+	d := newDisplay()
+	var shown atomic.Int32
+	d.shown = func(context.Context) error { shown.Add(1); return nil }
+	a := pair(t, d)
+	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready })
+	heard := int32(0)
+	if _, err := a.Exec(testContext(t), desktop.Exec{Script: "echo one"}, func(desktop.Stream, []byte) { heard = shown.Load() }); err != nil {
+		t.Fatal(err)
+	}
+	if heard < 1 || shown.Load() <= heard {
+		t.Errorf("the display was asked %d times before the output, and %d times before the end", heard, shown.Load())
+	}
+
+	d = newDisplay()
+	d.shown = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	a = pair(t, d)
+	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready })
+	if r, err := a.Exec(testContext(t), desktop.Exec{Script: "echo one; echo two >&2"}, nil); err != nil || r.Stdout != "one\n" || r.Stderr != "two\n" {
+		t.Errorf("with a display that is stuck: %+v, %v", r, err)
+	}
 }
 
 // hostile connects to a guest that shakes hands and then answers as it likes.

@@ -37,6 +37,7 @@ func (k *keeper) frame(ctx context.Context) (*Frame, error) {
 	if err == nil {
 		defer release()
 		k.seedCursor()
+		k.refresh(ctx, screen)
 		var frame *Frame
 		if frame, err = screen.Frame(ctx); err == nil {
 			return frame, nil
@@ -52,6 +53,15 @@ func (k *keeper) frame(ctx context.Context) (*Frame, error) {
 	e := Errorf(Unavailable, "the desktop's display is not there: %w", err)
 	e.RetryAfter = unavailableFor
 	return nil, e
+}
+
+// refresh makes the next picture show whatever the guest drew before it was asked for. What an action
+// or a command answered may have overtaken the picture, which comes another way. A display that
+// cannot say is no reason to show nothing.
+func (k *keeper) refresh(ctx context.Context, screen Screen) {
+	if err := screen.Sync(ctx); err != nil && ctx.Err() == nil {
+		k.log.Warn("the picture may be older than the last action", "error", err)
+	}
 }
 
 // seedCursor tells a newly opened screen the cursor that the agent knows, once, if that takes it: a

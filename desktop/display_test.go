@@ -82,3 +82,19 @@ func TestCursorIsSeeded(t *testing.T) {
 		}
 	})
 }
+
+// Every picture is taken after the display has caught up; one that cannot say is shown all the same.
+func TestPicturesAreFresh(t *testing.T) {
+	for _, unfit := range []error{nil, errors.New("it does not answer")} {
+		a := newApplianceWith(t, fakeAgents{})
+		a.machines.screen = func() Screen { return &fakeScreen{unfit: unfit, done: make(chan struct{})} }
+		d := a.create(ann, Draft{Name: "one"})
+		a.await(d.ID, ready)
+		for n := uint64(1); n < 4; n++ {
+			f, err := a.Frame(t.Context(), ann, d.ID)
+			if err != nil || f.Serial != n || f.Source != SourceDBus {
+				t.Fatalf("picture %d, where Sync says %v: %+v, %v", n, unfit, f, err)
+			}
+		}
+	}
+}

@@ -253,10 +253,13 @@ func (f *fakeMachines) OpenScreen(context.Context, string) (Screen, error) {
 	return open(), nil
 }
 
-// fakeScreen is a display that shows nothing but the cursor it was told.
+// fakeScreen is a display that shows nothing but the cursor it was told. Its serial is the number of
+// times that it has been synced.
 type fakeScreen struct {
 	mu    sync.Mutex
 	seeds []Cursor
+	syncs atomic.Uint64
+	unfit error // what Sync says
 	once  sync.Once
 	done  chan struct{}
 }
@@ -272,14 +275,14 @@ func (s *fakeScreen) seeded() []Cursor {
 	return slices.Clone(s.seeds)
 }
 func (s *fakeScreen) Frame(context.Context) (*Frame, error) {
-	f := &Frame{Source: SourceDBus}
+	f := &Frame{Source: SourceDBus, Serial: s.syncs.Load()}
 	if seeds := s.seeded(); len(seeds) > 0 {
 		f.Cursor = &seeds[len(seeds)-1]
 	}
 	return f, nil
 }
 func (s *fakeScreen) Wait(ctx context.Context, _ uint64) error { <-ctx.Done(); return ctx.Err() }
-func (s *fakeScreen) Sync(context.Context) error               { return nil }
+func (s *fakeScreen) Sync(context.Context) error               { s.syncs.Add(1); return s.unfit }
 func (s *fakeScreen) Watch(func(Damage)) (stop func())         { return func() {} }
 func (s *fakeScreen) Done() <-chan struct{}                    { return s.done }
 func (s *fakeScreen) Close() error                             { s.once.Do(func() { close(s.done) }); return nil }

@@ -20,6 +20,8 @@ const (
 	// quietTime is how long nothing has to change. It is longer than the pauses in which
 	// applications draw something step by step, also in an emulated guest.
 	quietTime = 100 * time.Millisecond
+	// promptAnswer is how fast an application answers that has nothing else to do.
+	promptAnswer = 30 * time.Millisecond
 	// MaxSettle bounds how long a caller may wait.
 	MaxSettle = time.Minute
 
@@ -82,6 +84,13 @@ func (s *stillness) recurs(d Damage) bool {
 // same tells whether two small changes are of the same thing: the digits of a clock differ in width.
 func same(a, b image.Rectangle) bool {
 	return a == b || a.Inset(-16).Overlaps(b) && b.In(a.Inset(-16)) && a.In(b.Inset(-16))
+}
+
+// since tells whether anything that counts has changed since then.
+func (s *stillness) since(then time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.After(then)
 }
 
 // await returns when nothing that counts has changed for the quiet time, counted from since at the
@@ -170,13 +179,9 @@ func (k *keeper) look(ctx context.Context, settle time.Duration, act func() erro
 	}
 	began := time.Now()
 	deadline := began.Add(settle)
-	if agent, err := k.readyAgent(); err == nil {
-		// A guest that cannot tell whether it has taken in the input is watched all the same.
-		_, _ = agent.Act(ctx, Action{Sync: &Sync{MaxMs: int(min(settle.Milliseconds(), DefaultSyncMs))}})
-	}
 	var err error
 	if still != nil {
-		if sight.Settled, err = still.await(ctx, time.Now(), deadline); err == nil {
+		if sight.Settled, err = k.rest(ctx, still, deadline); err == nil {
 			sight.Frame, err = k.frame(ctx)
 		}
 	} else {
@@ -184,6 +189,35 @@ func (k *keeper) look(ctx context.Context, settle time.Duration, act func() erro
 	}
 	sight.Waited = time.Since(began)
 	return sight, err
+}
+
+// rest returns when the application has taken in what was done and the display is still, and whether
+// that was so before the deadline. Toolkits take in input first and draw later, and a slow machine
+// pauses between the two: so the application is asked again when the display is still, and one that
+// takes its time to answer was drawing.
+func (k *keeper) rest(ctx context.Context, still *stillness, deadline time.Time) (bool, error) {
+	k.takeIn(ctx, deadline)
+	for {
+		since := time.Now()
+		settled, err := still.await(ctx, since, deadline)
+		if err != nil || !settled {
+			return false, err
+		}
+		asked := time.Now()
+		k.takeIn(ctx, deadline)
+		if time.Since(asked) < promptAnswer && !still.since(asked) {
+			return true, ctx.Err()
+		}
+	}
+}
+
+// takeIn returns when the focused application has taken in all input. A guest that cannot tell is
+// watched all the same.
+func (k *keeper) takeIn(ctx context.Context, deadline time.Time) {
+	left := time.Until(deadline).Milliseconds()
+	if agent, err := k.readyAgent(); err == nil && left > 0 {
+		_, _ = agent.Act(ctx, Action{Sync: &Sync{MaxMs: int(min(left, DefaultSyncMs))}})
+	}
 }
 
 // pollStill is the picture of a display whose changes are not told, once it is the same twice.

@@ -99,7 +99,7 @@ func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 				"the pauses asked for add up to more than %v", maxTime), i, 0, len(actions))
 		}
 	}
-	d.hands.goal, d.hands.clicked = nil, false
+	d.hands.goal = nil
 	var acted desktop.Acted
 	missed := false
 	for i, step := range steps {
@@ -145,23 +145,19 @@ func at(err error, index, done, count int) error {
 }
 
 // pointer is where the pointer is, once the server has done all that was asked before. While a
-// window manager holds events back for a moment to decide on a click, the pointer stands still and
-// the button is still down although the answer is there: the application has not been sent the click
-// yet. That is waited for, a little.
+// window manager holds events back for a moment to decide on a click, the pointer stands still
+// although the answer is there; it is waited for, a little.
 func (d *Display) pointer(ctx context.Context) (desktop.Point, error) {
 	const patience, glance = 250 * time.Millisecond, 2 * time.Millisecond
-	const buttons = xproto.KeyButMaskButton1 | xproto.KeyButMaskButton2 | xproto.KeyButMaskButton3 |
-		xproto.KeyButMaskButton4 | xproto.KeyButMaskButton5
+	goal := d.hands.goal
 	for began := time.Now(); ; {
 		at, err := xproto.QueryPointer(d.x, d.root).Reply()
 		if err != nil {
 			return desktop.Point{}, d.gone(err)
 		}
-		is := desktop.Point{X: int(at.RootX), Y: int(at.RootY)}
-		behind := d.hands.goal != nil && is != *d.hands.goal ||
-			d.hands.clicked && len(d.hands.buttons)+len(d.hands.stayingButtons) == 0 && at.Mask&buttons != 0
-		if !behind || time.Since(began) > patience {
-			return is, nil
+		here := desktop.Point{X: int(at.RootX), Y: int(at.RootY)}
+		if goal == nil || here == *goal || time.Since(began) > patience {
+			return here, nil
 		}
 		if err := d.pause(ctx, glance); err != nil {
 			return desktop.Point{}, err
@@ -181,6 +177,13 @@ func (d *Display) pointer(ctx context.Context) (desktop.Point, error) {
 func (d *Display) shown() error {
 	_, err := xproto.GetInputFocus(d.x).Reply()
 	return d.gone(err)
+}
+
+// Shown is shown for what other clients had the server draw, as far as they had an answer since: the
+// request that this makes begins a turn after theirs.
+func (d *Display) Shown(ctx context.Context) error {
+	_, err := await(ctx, func() (struct{}, error) { return struct{}{}, d.shown() })
+	return err
 }
 
 // check makes a step of an action.

@@ -119,6 +119,17 @@ func TestCursor(t *testing.T) {
 	}
 }
 
+func TestShown(t *testing.T) {
+	d := openDisplay(t, startServer(t))
+	if err := d.Shown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	d.Close()
+	if err := d.Shown(t.Context()); err == nil {
+		t.Error("it is shown without a server")
+	}
+}
+
 func TestPixelOrders(t *testing.T) {
 	from := []byte{1, 2, 3, 0, 4, 5, 6, 7}
 	for order, want := range map[pixelOrder]string{

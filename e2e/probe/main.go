@@ -26,6 +26,7 @@ var commands = map[string]func(args []string) error{
 	"keys":    keys,    // the keys that are down
 	"windows": windows, // the managed windows
 	"web":     web,     // a page that says what was typed into it
+	"counter": counter, // a number that a click makes larger
 }
 
 func main() {

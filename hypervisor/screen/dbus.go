@@ -12,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -33,7 +34,7 @@ import (
 //
 // QEMU exports its objects on the newest control connection only, before 7.1 a moment after it has
 // been authenticated: a call that comes too early is answered with "unknown", and we ask again. Once
-// registered, a listener lives on its own and the control connection is let go.
+// registered, a listener lives on its own; the control connection is kept for Sync, see fence.go.
 //
 // QEMU tells listeners apart by the sender of the call. There is none without a bus, and the second
 // nameless listener would end the first; so each call carries a name that we make up.
@@ -44,6 +45,8 @@ const (
 	listenIface  = "org.qemu.Display1.Listener"
 	propsIface   = "org.freedesktop.DBus.Properties"
 	peerIface    = "org.freedesktop.DBus.Peer"
+	listenPath   = "/org/qemu/Display1/Listener"
+	errorUnknown = "org.freedesktop.DBus.Error.Unknown" // how the names of several errors begin
 
 	// openPatience is how long opening a session may take.
 	openPatience = 10 * time.Second
@@ -56,101 +59,127 @@ const (
 
 // OpenDBus mirrors a display through QEMU's peer-to-peer D-Bus display. dial makes a Unix socket
 // connection that QEMU serves, such as one end of a socket pair whose other end
-// virDomainOpenGraphics was given; it is closed before OpenDBus returns. Calls for one machine must
-// not overlap, but any number of its screens may be open.
+// virDomainOpenGraphics was given; it is called again, while the screen is open, if that connection
+// is lost. Calls for one machine must not overlap, but any number of its screens may be open.
 func OpenDBus(ctx context.Context, dial func(context.Context) (net.Conn, error), log *slog.Logger) (*Screen, error) {
-	conn, err := dial(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("dial the display: %w", err)
-	}
-	defer conn.Close()
-	control, ok := conn.(*net.UnixConn)
-	if !ok {
-		return nil, fmt.Errorf("dial the display: a %T cannot pass descriptors", conn)
-	}
-	defer limit(ctx, control)()
-
-	s, err := openListener(ctx, control, log)
-	if err != nil {
-		if ctx.Err() != nil {
-			err = ctx.Err()
+	open := func(ctx context.Context) (*control, error) {
+		conn, err := dial(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("dial the display: %w", err)
 		}
-		return nil, &desktop.Error{Code: desktop.Unavailable, Message: "the display does not answer", Err: err}
+		unix, ok := conn.(*net.UnixConn)
+		if !ok {
+			conn.Close()
+			return nil, fmt.Errorf("dial the display: a %T cannot pass descriptors", conn)
+		}
+		c, err := authenticate(ctx, unix)
+		if err != nil {
+			unix.Close()
+			return nil, unanswered(ctx, fmt.Errorf("authenticate to the display: %w", err))
+		}
+		return c, nil
 	}
+	c, err := open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	release := limit(ctx, c.conn)
+	s, l, err := openListener(ctx, c, log)
+	release()
+	if err != nil {
+		c.conn.Close()
+		return nil, unanswered(ctx, err)
+	}
+	l.fence.open = open
+	l.fence.adopt(c)
 	return s, nil
 }
 
-func openListener(ctx context.Context, control *net.UnixConn, log *slog.Logger) (*Screen, error) {
-	if err := sayHello(control, true); err != nil {
-		return nil, fmt.Errorf("authenticate to the display: %w", err)
+func unanswered(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		err = ctx.Err()
 	}
-	in := bufio.NewReader(control)
+	return &desktop.Error{Code: desktop.Unavailable, Message: "the display does not answer", Err: err}
+}
+
+func authenticate(ctx context.Context, conn *net.UnixConn) (*control, error) {
+	defer limit(ctx, conn)()
+	if err := sayHello(conn, true); err != nil {
+		return nil, err
+	}
+	in := bufio.NewReader(conn)
 	if err := readWelcome(in, true); err != nil {
-		return nil, fmt.Errorf("authenticate to the display: %w", err)
+		return nil, err
 	}
-	replies := &messageReader{r: in}
+	return &control{conn: conn, replies: &messageReader{r: in}}, nil
+}
+
+func openListener(ctx context.Context, c *control, log *slog.Logger) (*Screen, *listener, error) {
 	patience := time.Now().Add(registerPatience)
-	for serial := uint32(1); ; serial++ {
-		s, err := register(control, replies, serial, log)
+	for {
+		s, l, err := register(c, log)
 		if !errors.Is(err, errUnknown) || time.Now().After(patience) {
-			return s, err
+			return s, l, err
 		}
 		select {
 		case <-time.After(registerPause):
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, nil, ctx.Err()
 		}
 	}
 }
 
 // register passes QEMU one end of a new pair of sockets and mirrors what comes out of the other.
-func register(control *net.UnixConn, replies *messageReader, serial uint32, log *slog.Logger) (*Screen, error) {
+func register(c *control, log *slog.Logger) (*Screen, *listener, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
-		return nil, fmt.Errorf("make a pair of sockets: %w", err)
+		return nil, nil, fmt.Errorf("make a pair of sockets: %w", err)
 	}
 	if err := sayHello(ours, false); err != nil {
 		ours.Close()
 		theirs.Close()
-		return nil, fmt.Errorf("prepare the listener: %w", err)
+		return nil, nil, fmt.Errorf("prepare the listener: %w", err)
 	}
 	s := newScreen(desktop.SourceDBus, ours, log)
 	l := &listener{mirror: s.mirror, conn: ours}
+	l.fence = newFence(l.ping)
+	s.rounds, s.detach = &l.fence.rounds, l.fence.end
 	s.run(l.serve)
 
-	err = callRegister(control, theirs, replies, serial)
+	err = callRegister(c, theirs)
 	theirs.Close() // QEMU has its own copy, and without ours the end of QEMU is an end of file
 	if err != nil {
 		s.Close()
-		return nil, fmt.Errorf("register as a listener of the display: %w", err)
+		return nil, nil, fmt.Errorf("register as a listener of the display: %w", err)
 	}
-	return s, nil
+	return s, l, nil
 }
 
 // errUnknown is QEMU's answer while its objects are not there.
 var errUnknown = errors.New("unknown object")
 
-func callRegister(control *net.UnixConn, theirs *os.File, replies *messageReader, serial uint32) error {
+func callRegister(c *control, theirs *os.File) error {
+	c.serial++
 	var body encoder
 	body.uint32(0) // the first of the descriptors
 	call := message{
-		kind: methodCall, serial: serial, path: consolePath, iface: consoleIface,
+		kind: methodCall, serial: c.serial, path: consolePath, iface: consoleIface,
 		member: "RegisterListener", signature: "h", fds: 1, body: body.buf,
 		sender: fmt.Sprintf(":bureau.%x", rand.Uint64()),
 	}
-	if _, _, err := control.WriteMsgUnix(call.encode(), unix.UnixRights(int(theirs.Fd())), nil); err != nil {
+	if _, _, err := c.conn.WriteMsgUnix(call.encode(), unix.UnixRights(int(theirs.Fd())), nil); err != nil {
 		return err
 	}
 	for {
-		reply, err := replies.next()
+		reply, err := c.replies.next()
 		switch {
 		case err != nil:
 			return err
-		case reply.replyTo != serial:
+		case reply.replyTo != c.serial:
 			continue // signals about objects coming and going
 		case reply.kind == methodReturn:
 			return nil
-		case reply.kind == errorReply && strings.HasPrefix(reply.errorName, "org.freedesktop.DBus.Error.Unknown"):
+		case reply.kind == errorReply && strings.HasPrefix(reply.errorName, errorUnknown):
 			return fmt.Errorf("%w: %s", errUnknown, reply.errorName)
 		case reply.kind == errorReply:
 			d := decoder{buf: reply.body}
@@ -214,7 +243,13 @@ func readWelcome(r *bufio.Reader, passFDs bool) error {
 type listener struct {
 	mirror *mirror
 	conn   net.Conn
-	serial uint32 // of our last message
+	fence  *fence
+
+	mu     sync.Mutex // of what follows, and of writing
+	serial uint32     // of our last message
+	pinged uint32     // the serial of the ping that is not answered yet
+	pong   func()     // is called when it is
+
 	// resizing is set between an update outside the display and the display's new size.
 	resizing bool
 }
@@ -234,6 +269,9 @@ func (l *listener) serve() error {
 		if err != nil {
 			return err
 		}
+		if call.kind == methodReturn || call.kind == errorReply {
+			l.answered(call.replyTo)
+		}
 		if call.kind != methodCall {
 			continue
 		}
@@ -244,12 +282,48 @@ func (l *listener) serve() error {
 		if call.flags&noReply != 0 {
 			continue
 		}
-		l.serial++
-		reply.serial, reply.flags, reply.replyTo = l.serial, noReply, call.serial
-		l.conn.SetWriteDeadline(time.Now().Add(writePatience))
-		if _, err := l.conn.Write(reply.encode()); err != nil {
+		reply.flags, reply.replyTo = noReply, call.serial
+		l.mu.Lock()
+		err = l.say(reply)
+		l.mu.Unlock()
+		if err != nil {
 			return err
 		}
+	}
+}
+
+// say writes a message. l.mu is held.
+func (l *listener) say(m message) error {
+	l.serial++
+	m.serial = l.serial
+	l.conn.SetWriteDeadline(time.Now().Add(writePatience))
+	_, err := l.conn.Write(m.encode())
+	return err
+}
+
+// ping asks for an answer that comes after everything that QEMU has to say already.
+func (l *listener) ping(answered func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.say(message{kind: methodCall, path: listenPath, iface: peerIface, member: "Ping"}) != nil {
+		l.conn.Close() // which ends serve
+		return
+	}
+	l.pinged, l.pong = l.serial, answered
+}
+
+// answered takes an answer of QEMU. What it says does not matter, only when.
+func (l *listener) answered(serial uint32) {
+	l.mu.Lock()
+	pong := l.pong
+	if serial == l.pinged {
+		l.pong = nil
+	} else {
+		pong = nil
+	}
+	l.mu.Unlock()
+	if pong != nil {
+		pong()
 	}
 }
 

@@ -23,7 +23,7 @@ func newTestScreen() (*mirror, *Screen) {
 	return m, &Screen{mirror: m, ask: func() func() { return func() {} }}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

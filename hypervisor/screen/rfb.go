@@ -24,6 +24,12 @@ import (
 // for what changes next. When nobody has for a while, none is made; the first look after that asks
 // for the whole picture, since only that is answered at once also when nothing has changed, and
 // waits for it.
+//
+// An answer does not say to which request it is. So that a picture is fresh, one pixel of it is asked
+// for at once, whether it changed or not: the server sends it with everything else that did, at its
+// next refresh. As the first answer after that may have been on its way already, there is a second
+// one. (Two old answers can be on their way only while the display keeps changing, and then the
+// picture is one refresh older.)
 
 const (
 	rfbVersion = "RFB 003.008\n"
@@ -57,7 +63,8 @@ func OpenRFB(ctx context.Context, conn net.Conn, log *slog.Logger) (*Screen, err
 		conn.Close()
 		return nil, &desktop.Error{Code: desktop.Unavailable, Message: "the display does not answer", Err: fmt.Errorf("open the display by RFB: %w", err)}
 	}
-	s.ask = v.ask
+	v.rounds.start, v.rounds.patience = v.begin, syncPatience
+	s.ask, s.rounds = v.ask, &v.rounds
 	s.run(v.serve)
 	return s, nil
 }
@@ -69,6 +76,7 @@ type viewer struct {
 	r      *bufio.Reader
 	strip  []byte
 	now    func() time.Time
+	rounds rounds
 
 	mu      sync.Mutex // of what follows, and of writing
 	width   int
@@ -77,6 +85,8 @@ type viewer struct {
 	lookers int       // how many look right now
 	looked  time.Time // when the last one stopped
 	failed  error     // of a write
+	round   *round    // under way, nil when none is
+	awaited int       // the updates that end it
 }
 
 func (v *viewer) handshake() error {
@@ -161,17 +171,43 @@ func (v *viewer) ask() (release func()) {
 // request asks for what changed, or for everything. The caller holds the lock.
 func (v *viewer) request(incremental bool) {
 	v.pending = true
+	v.requestPart(incremental, v.width, v.height)
+}
+
+func (v *viewer) requestPart(incremental bool, width, height int) {
 	message := []byte{3, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 	if incremental {
 		message[1] = 1
 	}
-	binary.BigEndian.PutUint16(message[6:], uint16(v.width))
-	binary.BigEndian.PutUint16(message[8:], uint16(v.height))
+	binary.BigEndian.PutUint16(message[6:], uint16(width))
+	binary.BigEndian.PutUint16(message[8:], uint16(height))
 	v.conn.SetWriteDeadline(time.Now().Add(writePatience))
 	if _, err := v.conn.Write(message); err != nil && v.failed == nil {
 		v.failed = fmt.Errorf("ask for the picture: %w", err)
 		v.conn.Close() // which ends serve
 	}
+}
+
+// begin starts a round trip: it is over with the second update from now.
+func (v *viewer) begin(r *round) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.round, v.awaited = r, 2
+	v.requestPart(false, 1, 1)
+}
+
+// updated is called after each update. It returns the round that ended with it. The caller holds
+// the lock.
+func (v *viewer) updated() (ended *round) {
+	if v.round == nil {
+		return nil
+	}
+	if v.awaited--; v.awaited > 0 {
+		v.requestPart(false, 1, 1)
+		return nil
+	}
+	ended, v.round = v.round, nil
+	return ended
 }
 
 // serve reads what the server says until the connection ends, and returns why it did.
@@ -250,6 +286,12 @@ func (v *viewer) update() error {
 			return fmt.Errorf("encoding %d, which was not asked for", encoding)
 		}
 	}
+	v.rounds.finish(v.next(resized), nil)
+	return nil
+}
+
+// next asks for what comes after an update, and returns the round that ended with it.
+func (v *viewer) next(resized bool) (ended *round) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.pending = false
@@ -261,7 +303,7 @@ func (v *viewer) update() error {
 	if v.lookers > 0 || v.now().Sub(v.looked) < interest {
 		v.request(true)
 	}
-	return nil
+	return v.updated()
 }
 
 // raw reads a rectangle of pixels, a strip at a time.

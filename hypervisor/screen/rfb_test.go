@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -123,6 +124,37 @@ func TestRFBSession(t *testing.T) {
 	server.update(rfbRect(0, 0, 2, 3, encodingRaw, white[:24]))
 	if third := <-frames; third.Pixels.Rect.Dy() != 3 || third.Pixels.Pix[20] != 255 {
 		t.Errorf("after the new size: %v", third.Pixels)
+	}
+}
+
+// A fresh picture is the second that arrives: the first may have been on its way already.
+func TestRFBSync(t *testing.T) {
+	server, s, err := openWith(t, rfbHello)
+	must(t, err)
+	s.rounds.patience = time.Minute // a busy machine is no failure
+	done := s.syncing(t)
+	server.wantRequest(0, 4, 2) // the first look's
+	server.wantRequest(0, 1, 1)
+	server.update(rfbRect(0, 0, 4, 2, encodingRaw, make([]byte, 4*4*2)))
+	server.wantRequest(1, 4, 2)
+	server.wantRequest(0, 1, 1)
+	select {
+	case err := <-done:
+		t.Fatalf("it returned with the first answer: %v", err)
+	default:
+	}
+	server.update(rfbRect(0, 0, 1, 1, encodingRaw, []byte{30, 20, 10, 0}))
+	must(t, <-done)
+	frame, err := s.Frame(t.Context())
+	must(t, err)
+	if got := frame.Pixels.RGBAAt(0, 0); got.R != 10 || got.G != 20 || got.B != 30 {
+		t.Errorf("the frame shows %v", got)
+	}
+	server.wantRequest(1, 4, 2)
+
+	s.rounds.patience = time.Millisecond
+	if err := s.Sync(t.Context()); desktop.CodeOf(err) != desktop.Unavailable || !errors.Is(err, errNotFresh) {
+		t.Errorf("a server that says nothing: %v", err)
 	}
 }
 

@@ -19,6 +19,14 @@ type Screen struct {
 	// ask, where the source must be asked for pictures, is called by whoever wants one, and
 	// returns what to call when they no longer do.
 	ask func() (release func())
+	// rounds are the source's round trips that make the next frame fresh.
+	rounds *rounds
+	// detach, where there is something besides conn, lets it go and waits for it.
+	detach func()
+
+	// life ends with the session, just before the mirror says so.
+	life  context.Context
+	ended context.CancelFunc
 
 	close  sync.Once
 	closed chan struct{} // by Close, so that its end is not taken for a failure
@@ -28,9 +36,11 @@ type Screen struct {
 var _ desktop.Screen = (*Screen)(nil)
 
 func newScreen(source desktop.Source, conn net.Conn, log *slog.Logger) *Screen {
+	life, ended := context.WithCancel(context.Background())
 	return &Screen{
 		mirror: newMirror(source), conn: conn, log: log.With("source", source),
-		ask: func() func() { return func() {} }, closed: make(chan struct{}),
+		ask: func() func() { return func() {} }, detach: func() {}, closed: make(chan struct{}),
+		life: life, ended: ended,
 	}
 }
 
@@ -39,6 +49,8 @@ func (s *Screen) run(serve func() error) {
 	s.reader.Go(func() {
 		err := serve()
 		s.conn.Close()
+		s.ended()
+		s.detach()
 		select {
 		case <-s.closed:
 			err = net.ErrClosed
@@ -63,12 +75,6 @@ func (s *Screen) Frame(ctx context.Context) (*desktop.Frame, error) {
 func (s *Screen) Wait(ctx context.Context, serial uint64) error {
 	defer s.ask()()
 	return s.mirror.wait(ctx, serial)
-}
-
-// Sync waits for a picture that is whole.
-func (s *Screen) Sync(ctx context.Context) error {
-	defer s.ask()()
-	return s.mirror.wait(ctx, 0)
 }
 
 // Watch calls f with each change of the display until stop is called, one call at a time and not
