@@ -70,7 +70,7 @@ func draw(args []string) error {
 			event, xerr := d.WaitForEvent()
 			switch {
 			case xerr != nil:
-				inputs <- input{err: fmt.Errorf("an X error: %v", xerr)}
+				inputs <- input{err: fmt.Errorf("the X server: %v", xerr)}
 			case event == nil:
 				inputs <- input{err: errors.New("the X server has gone")}
 			default:
