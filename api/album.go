@@ -44,7 +44,7 @@ const (
 type content struct {
 	frame          weak.Pointer[desktop.Frame]
 	image          weak.Pointer[image.RGBA] // its pixels
-	pixels, cursor func() uint64 // computed once
+	pixels, cursor func() uint64            // computed once
 }
 
 type shotKey struct{ desktop, tag string }
