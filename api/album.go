@@ -17,7 +17,8 @@ import (
 //
 // A frame is known by its address, because it never changes and a screen hands out the same one
 // while nothing does; the pointer is weak, which keeps no pixels alive and is never equal to that
-// of another frame in the same place. Of each new frame the pixels are hashed once. A picture is
+// of another frame in the same place. Pixels are hashed once, those that two frames share, which
+// differ in their cursors alone, too. A picture is
 // kept by its tag, which is made of those hashes and not of the frame: a display that comes back to
 // what it was, as with a cursor that blinks, finds its pictures again.
 //
@@ -42,7 +43,8 @@ const (
 // content is what a frame shows, as hashes.
 type content struct {
 	frame          weak.Pointer[desktop.Frame]
-	pixels, cursor func() uint64 // computed once
+	image          weak.Pointer[image.RGBA] // its pixels
+	pixels, cursor func() uint64            // computed once
 }
 
 type shotKey struct{ desktop, tag string }
@@ -82,8 +84,9 @@ func (a *album) content(id string, frame *desktop.Frame) *content {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	address := weak.Make(frame)
-	if c := a.contents[id]; c != nil && c.frame == address {
-		return c
+	before := a.contents[id]
+	if before != nil && before.frame == address {
+		return before
 	}
 	if len(a.contents) >= manyContents {
 		for id, c := range a.contents {
@@ -95,8 +98,12 @@ func (a *album) content(id string, frame *desktop.Frame) *content {
 	pixels, cursor := frame.Pixels, frame.Cursor // not the frame, which then is let go of with its pixels
 	c := &content{
 		frame:  address,
+		image:  weak.Make(pixels),
 		pixels: sync.OnceValue(func() uint64 { return hashOf(pixels) }),
 		cursor: sync.OnceValue(func() uint64 { return cursorHash(cursor) }),
+	}
+	if before != nil && before.image == c.image {
+		c.pixels = before.pixels
 	}
 	a.contents[id] = c
 	return c

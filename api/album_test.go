@@ -127,6 +127,27 @@ func TestTagsTellPicturesApart(t *testing.T) {
 	}
 }
 
+func TestPixelsAreHashedOnce(t *testing.T) {
+	a, _ := countingAlbum(1 << 20)
+	first := apitest.Frame(1, color.RGBA{0, 0, 200, 255})
+	moved := *first
+	moved.Cursor = &desktop.Cursor{Image: first.Cursor.Image, Position: image.Pt(50, 50)}
+	tag := a.tag("dt-1", first, asPNG)
+	first.Pixels.Pix[0]++ // which nobody does; it would show
+	if a.tag("dt-1", first, asPNG) != tag {
+		t.Error("the pixels of a frame were hashed twice")
+	}
+	if a.tag("dt-1", &moved, asPNG) != tag {
+		t.Error("pixels were hashed again for a cursor that moved")
+	}
+	other := moved
+	other.Pixels = image.NewRGBA(first.Pixels.Rect)
+	copy(other.Pixels.Pix, first.Pixels.Pix)
+	if a.tag("dt-1", &other, asPNG) == tag {
+		t.Error("other pixels have the same tag")
+	}
+}
+
 func TestConcurrentRequestsShareOneEncoding(t *testing.T) {
 	var count atomic.Int32
 	began, goOn := make(chan struct{}), make(chan struct{})

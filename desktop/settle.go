@@ -194,9 +194,11 @@ func (k *keeper) look(ctx context.Context, settle time.Duration, act func() erro
 // rest returns when the application has taken in what was done and the display is still, and whether
 // that was so before the deadline. Toolkits take in input first and draw later, and a slow machine
 // pauses between the two: so the application is asked again when the display is still, and one that
-// takes its time to answer was drawing.
+// takes its time to answer was drawing. It is believed to be slow, or not to answer at all, when that
+// happens a second time and it has drawn nothing in between.
 func (k *keeper) rest(ctx context.Context, still *stillness, deadline time.Time) (bool, error) {
 	k.takeIn(ctx, deadline)
+	slow := false
 	for {
 		since := time.Now()
 		settled, err := still.await(ctx, since, deadline)
@@ -204,20 +206,28 @@ func (k *keeper) rest(ctx context.Context, still *stillness, deadline time.Time)
 			return false, err
 		}
 		asked := time.Now()
-		k.takeIn(ctx, deadline)
-		if time.Since(asked) < promptAnswer && !still.since(asked) {
+		answered := k.takeIn(ctx, deadline)
+		switch prompt := time.Since(asked) < promptAnswer; {
+		case still.since(asked):
+			slow = false
+		case prompt, !answered, slow && !still.since(since):
 			return true, ctx.Err()
+		default:
+			slow = true
 		}
 	}
 }
 
-// takeIn returns when the focused application has taken in all input. A guest that cannot tell is
-// watched all the same.
-func (k *keeper) takeIn(ctx context.Context, deadline time.Time) {
+// takeIn returns when the focused application has taken in all input, and whether it said so. A guest
+// that cannot tell is watched all the same.
+func (k *keeper) takeIn(ctx context.Context, deadline time.Time) bool {
 	left := time.Until(deadline).Milliseconds()
-	if agent, err := k.readyAgent(); err == nil && left > 0 {
-		_, _ = agent.Act(ctx, Action{Sync: &Sync{MaxMs: int(min(left, DefaultSyncMs))}})
+	agent, err := k.readyAgent()
+	if err != nil || left <= 0 {
+		return false
 	}
+	acted, err := agent.Act(ctx, Action{Sync: &Sync{MaxMs: int(min(left, DefaultSyncMs))}})
+	return err == nil && acted.Synced
 }
 
 // pollStill is the picture of a display whose changes are not told, once it is the same twice.
