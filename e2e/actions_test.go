@@ -325,7 +325,7 @@ func TestSession(t *testing.T) {
 	t.Run("display", func(t *testing.T) {
 		width, height := g.display(t)
 		back := size{width, height}
-		t.Cleanup(func() { g.call(t, http.MethodPatch, g.path("display"), back) })
+		defer func() { g.call(t, http.MethodPatch, g.path("display"), back) }()
 		smaller := size{1024, 768}
 		if got := decode[size](t, g.call(t, http.MethodPatch, g.path("display"), smaller).body); got != smaller {
 			t.Errorf("the answer says %v", got)
@@ -352,6 +352,7 @@ func TestActionsInEveryVendorsWords(t *testing.T) {
 	}
 	width, height := g.display(t)
 	screen := g.events(t, "")
+	var last []func() // what may take the keyboard away from the window
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
@@ -381,7 +382,7 @@ func TestActionsInEveryVendorsWords(t *testing.T) {
 			if runs || pauses > 10*time.Second {
 				continue // programs are the next test's
 			}
-			t.Run(strings.TrimSuffix(filepath.Base(file), ".json")+" "+v.Name, func(t *testing.T) {
+			one := func(t *testing.T) {
 				request := map[string]any{"actions": v.Input, "safetyAcknowledged": true}
 				if v.Dialect != "" {
 					request["dialect"] = v.Dialect
@@ -414,8 +415,18 @@ func TestActionsInEveryVendorsWords(t *testing.T) {
 					g.call(t, http.MethodPost, g.path("actions"), json.RawMessage(`[{"type":"key","key":"shift","action":"up"},{"type":"click","action":"up"}]`))
 					screen.collect(t)
 				}
-			})
+			}
+			name := strings.TrimSuffix(filepath.Base(file), ".json") + " " + v.Name
+			if want.fewer {
+				last = append(last, func() { t.Run(name, one) })
+				continue
+			}
+			t.Run(name, one)
 		}
 	}
+	for _, run := range last {
+		run()
+	}
+	g.sh(t, "pkill -x xfce4-taskmanag || true") // which ctrl+shift+Escape has opened
 	g.wantReleased(t)
 }
