@@ -57,7 +57,7 @@ const (
 	shownWait      = 500 * time.Millisecond // for a server that others keep busy
 	shownPause     = 2 * time.Second        // before such a server is asked again
 	displayWait    = 15 * time.Second       // for one attempt to connect
-	managerWait    = 60 * time.Second       // for a session's window manager; a display may be meant to have none
+	managerWait    = 4 * time.Minute        // for a session's window manager; a display may be meant to have none
 	managerPause   = 100 * time.Millisecond
 	addressesFirst = time.Second // between two looks while there is no address
 	addressesEvery = 10 * time.Second

@@ -193,8 +193,8 @@ func (g *guest) session(ctx context.Context, w *wire, self peer, handler http.Ha
 // release lets go of what the host that has gone left pressed: the next one does not know of it.
 func (g *guest) release(ctx context.Context) {
 	display, err := g.screen.display()
-	if err != nil {
-		return // with the display's end everything was let go of
+	if err != nil || ctx.Err() != nil {
+		return // the end of the display lets go of everything too
 	}
 	ctx, cancel := context.WithTimeout(ctx, releaseWait)
 	defer cancel()

@@ -285,6 +285,7 @@ func TestSessionCloses(t *testing.T) {
 func TestOtherProtocol(t *testing.T) {
 	p := newPort()
 	guest := p.open()
+	host := p.connect() // before the guest reads, which would be an end of file
 	go func() {
 		frames := &frameReader{r: guest}
 		for {
@@ -298,7 +299,7 @@ func TestOtherProtocol(t *testing.T) {
 		}
 	}()
 	defer guest.Close()
-	_, err := (&Connector{}).Connect(testContext(t), p.connect())
+	_, err := (&Connector{}).Connect(testContext(t), host)
 	code(t, err, desktop.Unavailable, "protocol 9")
 }
 

@@ -167,7 +167,7 @@ func TestScreenshotAfterAnAction(t *testing.T) {
 	}
 	// An action that was done is told of even when the picture fails.
 	b.Fail = func(method string) error {
-		if method == "Frame" {
+		if method == "See" {
 			return desktop.Errorf(desktop.Unavailable, "the display is away")
 		}
 		return nil
@@ -203,6 +203,119 @@ func TestScreenshot(t *testing.T) {
 		if got := b.do("GET", path+query, ""); got.StatusCode != 200 || got.Header.Get("Content-Type") != want {
 			t.Errorf("%s: got %s, %s", query, got.Status, got.Header.Get("Content-Type"))
 		}
+	}
+}
+
+// With settleMs a picture, and an action with or without one, waits for the display to come to rest
+// and tells how that ended; without it nothing is said of it.
+func TestSettling(t *testing.T) {
+	b := newBench(t, nil)
+	const path = "/v1/desktops/dt-1/"
+	for _, c := range []struct {
+		body     string
+		settle   time.Duration
+		restless bool
+		picture  bool
+	}{
+		{`{"settleMs":700}`, 700 * time.Millisecond, false, false},
+		{`{"settleMs":700,"screenshot":true}`, 700 * time.Millisecond, false, true},
+		{`{"screenshot":{"settleMs":500}}`, 500 * time.Millisecond, true, true},
+		{`{"settleMs":700,"screenshot":{"settleMs":500}}`, 500 * time.Millisecond, false, true},
+		{`{"settleMs":700,"screenshot":false}`, 700 * time.Millisecond, true, false},
+	} {
+		b.Restless = c.restless
+		var acted Acted
+		b.into(b.do("POST", path+"click", c.body), 200, &acted)
+		settles := b.Settles()
+		if got := settles[len(settles)-1]; got != c.settle {
+			t.Errorf("%s: waited for %v, want %v", c.body, got, c.settle)
+		}
+		if acted.Settled == nil || *acted.Settled == c.restless || acted.WaitedMs == nil || *acted.WaitedMs <= 0 || (acted.Screenshot != nil) != c.picture {
+			t.Errorf("%s: answered %+v", c.body, acted)
+		}
+	}
+	before := len(b.Settles())
+	var plain map[string]any
+	b.into(b.do("POST", path+"click", `{"screenshot":true,"settleMs":0}`), 200, &plain)
+	if _, told := plain["settled"]; told || plain["waitedMs"] != nil {
+		t.Errorf("nothing was asked to settle, and the answer is %v", plain)
+	}
+	if got := b.Settles()[before:]; len(got) != 1 || got[0] != 0 {
+		t.Errorf("waited %v", got)
+	}
+
+	b.Restless = true
+	got := b.do("GET", path+"screenshot?settleMs=300", "")
+	b.into(got, 200, nil)
+	if got.Header.Get("X-Bureau-Settled") != "false" || got.Header.Get("X-Bureau-Waited-Ms") != "300" {
+		t.Errorf("got %v", got.Header)
+	}
+	b.Restless = false
+	again := b.do("GET", path+"screenshot?settleMs=900", "", "If-None-Match: "+got.Header.Get("ETag"))
+	if again.StatusCode != 304 || again.Header.Get("X-Bureau-Settled") != "true" {
+		t.Errorf("waiting makes another picture of it: %s %v", again.Status, again.Header)
+	}
+	if plain := b.do("GET", path+"screenshot", ""); plain.Header.Get("X-Bureau-Settled") != "" || plain.Header.Get("ETag") != got.Header.Get("ETag") {
+		t.Errorf("got %v", plain.Header)
+	}
+	b.Fail = func(method string) error {
+		if method == "See" {
+			return desktop.Errorf(desktop.Unavailable, "the display is away")
+		}
+		return nil
+	}
+	if p := b.problem(b.do("POST", path+"click", `{"settleMs":700}`), 503); p["acted"] != true {
+		t.Errorf("got %v", p)
+	}
+}
+
+func TestWindowsClipboardAndDisplay(t *testing.T) {
+	b := newBench(t, nil)
+	const path = "/v1/desktops/dt-1/"
+	windows := func() (list []desktop.Window) {
+		b.into(b.do("GET", path+"windows", ""), 200, &list)
+		return list
+	}
+	if list := windows(); len(list) != 2 || list[0].Title != "Töpfe" || !list[0].Focused || list[1].Workspace != -1 {
+		t.Errorf("got %+v", list)
+	}
+	b.into(b.do("POST", path+"windows/9/activate", ""), 204, nil)
+	if list := windows(); list[0].Focused || !list[1].Focused {
+		t.Errorf("got %+v", list)
+	}
+	b.into(b.do("DELETE", path+"windows/9", ""), 204, nil)
+	b.into(b.do("DELETE", path+"windows/7", ""), 204, nil)
+	b.problem(b.do("POST", path+"windows/7/activate", ""), 404)
+	if got := b.do("GET", path+"windows", ""); strings.TrimSpace(string(got.body)) != "[]" {
+		t.Errorf("no windows are %s", got.body)
+	}
+
+	var clipboard Clipboard
+	b.into(b.do("GET", path+"clipboard", ""), 200, &clipboard)
+	if clipboard.Text != "" {
+		t.Errorf("got %q", clipboard.Text)
+	}
+	for _, text := range []string{"漢 ü\n\t😀", strings.Repeat("\x01", desktop.MaxClipboardBytes), ""} {
+		body, _ := json.Marshal(Clipboard{text})
+		b.into(b.do("PUT", path+"clipboard", string(body)), 204, nil)
+		if b.into(b.do("GET", path+"clipboard", ""), 200, &clipboard); clipboard.Text != text {
+			t.Errorf("got %.100q", clipboard.Text)
+		}
+	}
+	if strings.Contains(b.log.String(), "漢") {
+		t.Error("the log tells what is on the clipboard")
+	}
+
+	var size desktop.Size
+	b.into(b.do("PATCH", path+"display", `{"width":1024,"height":768}`), 200, &size)
+	if size != (desktop.Size{Width: 1024, Height: 768}) {
+		t.Errorf("got %v", size)
+	}
+	b.SetStatus("dt-1", desktop.Stopped)
+	for _, route := range []string{"GET windows", "DELETE windows/7", "POST windows/7/activate", "GET clipboard", "PUT clipboard", "PATCH display", "POST actions"} {
+		method, path, _ := strings.Cut(route, " ")
+		body := goodBodies[method+" /v1/desktops/{id}/"+path]
+		b.problem(b.do(method, "/v1/desktops/dt-1/"+path, body), 503)
 	}
 }
 

@@ -6,51 +6,60 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"bureau/desktop"
 )
 
-// WithScreenshot is a part of every input action: it can ask for the picture that it leaves behind.
-type WithScreenshot struct {
+// After is a part of every input action: what to wait for after it, and what to show.
+type After struct {
+	SettleMs   int     `json:"settleMs,omitempty" minimum:"0" maximum:"60000" doc:"Answer when the display has come to rest, at most so many milliseconds later; settleMs of the screenshot goes before it"`
 	Screenshot *Wanted `json:"screenshot,omitempty" doc:"true, or how it is wanted: answer with the picture after the action, too"`
 }
 
-func (w WithScreenshot) wanted() *Picture {
-	if w.Screenshot == nil {
+func (a After) wanted() *Picture {
+	if a.Screenshot == nil {
 		return nil
 	}
-	return w.Screenshot.how
+	return a.Screenshot.how
+}
+
+func (a After) settle() time.Duration {
+	if wanted := a.wanted(); wanted != nil && wanted.SettleMs > 0 {
+		return milliseconds(wanted.SettleMs)
+	}
+	return milliseconds(a.SettleMs)
 }
 
 // The bodies of the input actions: the domain's actions, and the picture.
 type (
 	ClickRequest struct {
 		desktop.Click
-		WithScreenshot
+		After
 	}
 	MoveRequest struct {
 		desktop.Move
-		WithScreenshot
+		After
 	}
 	DragRequest struct {
 		desktop.Drag
-		WithScreenshot
+		After
 	}
 	ScrollRequest struct {
 		desktop.Scroll
-		WithScreenshot
+		After
 	}
 	TypeRequest struct {
 		desktop.Type
-		WithScreenshot
+		After
 	}
 	KeyRequest struct {
 		Key    Keys `json:"key" doc:"A key or a combination such as ctrl+shift+t, or a list of them pressed in order; names are X11's (Return), the DOM's (ArrowUp) or upper-case ones (ENTER), in any case"`
 		Repeat int  `json:"repeat,omitempty" minimum:"1" maximum:"100" default:"1" doc:"How often the whole list is pressed"`
 		HoldMs int  `json:"holdMs,omitempty" minimum:"0" maximum:"60000" doc:"How long each combination is held"`
-		WithScreenshot
+		After
 	}
 )
 
@@ -99,7 +108,19 @@ func (*Keys) Schema(huma.Registry) *huma.Schema {
 // Acted is the answer to an input action.
 type Acted struct {
 	desktop.Acted
+	Rest
 	Screenshot *Screenshot `json:"screenshot,omitempty" doc:"The display after the action, when it was asked for"`
+}
+
+// Rest is how the waiting for the display to come to rest ended, when that was asked for.
+type Rest struct {
+	Settled  *bool    `json:"settled,omitempty" doc:"Whether the display had come to rest in time"`
+	WaitedMs *float64 `json:"waitedMs,omitempty" doc:"How long that was waited for, in milliseconds"`
+}
+
+func restOf(sight desktop.Sight) Rest {
+	waited := float64(sight.Waited.Microseconds()) / 1000
+	return Rest{&sight.Settled, &waited}
 }
 
 type actedAnswer struct {
@@ -139,12 +160,12 @@ func (s *Server) controlRoutes() {
 				}
 				body.Count = 2
 			}
-			return s.act(ctx, in.ID, desktop.Action{Click: &body.Click}, body.wanted())
+			return s.act(ctx, in.ID, desktop.Action{Click: &body.Click}, body.After)
 		})
 
 	register(s, needs(desktop.CanControl), operation("move", "Move the pointer", ""),
 		func(ctx context.Context, in *bodyInput[MoveRequest]) (*actedAnswer, error) {
-			return s.act(ctx, in.ID, desktop.Action{Move: &in.Body.Move}, in.Body.wanted())
+			return s.act(ctx, in.ID, desktop.Action{Move: &in.Body.Move}, in.Body.After)
 		})
 
 	register(s, needs(desktop.CanControl), operation("drag", "Drag",
@@ -153,7 +174,7 @@ func (s *Server) controlRoutes() {
 			if err := checkDrag(in.Body.Drag); err != nil {
 				return nil, err
 			}
-			return s.act(ctx, in.ID, desktop.Action{Drag: &in.Body.Drag}, in.Body.wanted())
+			return s.act(ctx, in.ID, desktop.Action{Drag: &in.Body.Drag}, in.Body.After)
 		})
 
 	register(s, needs(desktop.CanControl), operation("scroll", "Scroll",
@@ -162,58 +183,70 @@ func (s *Server) controlRoutes() {
 			if err := checkScroll(in.Body.Scroll); err != nil {
 				return nil, err
 			}
-			return s.act(ctx, in.ID, desktop.Action{Scroll: &in.Body.Scroll}, in.Body.wanted())
+			return s.act(ctx, in.ID, desktop.Action{Scroll: &in.Body.Scroll}, in.Body.After)
 		})
 
 	typing := operation("type", "Type text", "As a person would, whatever the keyboard layout.")
 	typing.MaxBodyBytes = largeBodyLimit
 	register(s, needs(desktop.CanControl), typing,
 		func(ctx context.Context, in *bodyInput[TypeRequest]) (*actedAnswer, error) {
-			return s.act(ctx, in.ID, desktop.Action{Type: &in.Body.Type}, in.Body.wanted())
+			return s.act(ctx, in.ID, desktop.Action{Type: &in.Body.Type}, in.Body.After)
 		})
 
 	register(s, needs(desktop.CanControl), operation("key", "Press keys", "One key or combination, or several in order."),
 		func(ctx context.Context, in *bodyInput[KeyRequest]) (*actedAnswer, error) {
 			press := &desktop.Press{Keys: in.Body.Key, Repeat: in.Body.Repeat, HoldMs: in.Body.HoldMs}
-			return s.act(ctx, in.ID, desktop.Action{Press: press}, in.Body.wanted())
+			return s.act(ctx, in.ID, desktop.Action{Press: press}, in.Body.After)
 		})
 }
 
-// act does one action and takes the picture after it, when one is wanted.
-func (s *Server) act(ctx context.Context, id string, action desktop.Action, wanted *Picture) (*actedAnswer, error) {
-	caller := callerOf(ctx)
+// act does one action, waits for the display to come to rest and takes the picture, as is wanted.
+func (s *Server) act(ctx context.Context, id string, action desktop.Action, after After) (*actedAnswer, error) {
+	caller, wanted, settle := callerOf(ctx), after.wanted(), after.settle()
+	if wanted == nil && settle == 0 {
+		acted, err := s.desktops.Act(ctx, caller, id, action)
+		return &actedAnswer{Acted{Acted: acted}}, err
+	}
 	if wanted != nil && wanted.Region != (Region{}) {
 		// A region outside the display is the caller's fault, to be found before anything is done.
-		frame, err := s.desktops.Frame(ctx, caller, id)
+		sight, err := s.desktops.See(ctx, caller, id, 0)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := wanted.options(frame.Pixels.Bounds()); err != nil {
+		if _, err := wanted.options(sight.Frame.Pixels.Bounds()); err != nil {
 			return nil, err
 		}
 	}
-	acted, err := s.desktops.Act(ctx, caller, id, action)
+	acted, sight, err := s.desktops.ActAndSee(ctx, caller, id, settle, action)
+	if acted == nil {
+		return nil, err
+	}
+	if err != nil {
+		return nil, afterwards(err)
+	}
+	answer := &actedAnswer{Acted{Acted: *acted}}
+	if settle > 0 {
+		answer.Body.Rest = restOf(sight)
+	}
+	if wanted != nil {
+		if answer.Body.Screenshot, err = s.screenshot(id, sight.Frame, *wanted); err != nil {
+			return nil, afterwards(err)
+		}
+	}
+	return answer, nil
+}
+
+// screenshot is a picture for an answer.
+func (s *Server) screenshot(id string, frame *desktop.Frame, how Picture) (*Screenshot, error) {
+	options, err := how.options(frame.Pixels.Bounds())
 	if err != nil {
 		return nil, err
 	}
-	answer := &actedAnswer{Acted{Acted: acted}}
-	if wanted == nil {
-		return answer, nil
-	}
-	frame, err := s.desktops.Frame(ctx, caller, id)
+	image, err := s.album.picture(id, frame, how, options)
 	if err != nil {
-		return nil, afterwards(err)
+		return nil, err
 	}
-	options, err := wanted.options(frame.Pixels.Bounds())
-	if err != nil {
-		return nil, afterwards(err)
-	}
-	image, err := s.render(frame, options)
-	if err != nil {
-		return nil, afterwards(err)
-	}
-	answer.Body.Screenshot = &Screenshot{ContentType: image.ContentType, Width: image.Width, Height: image.Height, Data: image.Bytes}
-	return answer, nil
+	return &Screenshot{ContentType: image.ContentType, Width: image.Width, Height: image.Height, Data: image.Bytes}, nil
 }
 
 // afterwards tells that the action was done all the same, so that nobody does it twice.

@@ -12,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"bureau/desktop"
+	"bureau/desktop/dialect"
 )
 
 type ctxT = context.Context
@@ -53,6 +54,11 @@ func TestMalformedRequests(t *testing.T) {
 		{"POST click", `{"screenshot":{"format":"gif"}}`, 400, "screenshot: format"},
 		{"POST click", `{"screenshot":{"region":"1,2"}}`, 400, "screenshot: region"},
 		{"POST click", `{"screenshot":{"region":"0,0,9999,1"}}`, 400, "outside the display, which is 320x200"},
+		{"POST click", `{"settleMs":60001}`, 400, "settleMs: expected number <= 60000"},
+		{"POST click", `{"settleMs":-1}`, 400, "settleMs: expected number >= 0"},
+		{"POST click", `{"screenshot":{"settleMs":60001}}`, 400, "screenshot: settleMs: expected a number from 0 to 60000"},
+		{"POST click", `{"screenshot":{"scale":0.5,"maxWidth":10}}`, 400, "screenshot: give either a scale"},
+		{"POST click", `{"screenshot":{"quality":10}}`, 400, "screenshot: quality"},
 		{"POST click", "{\"button\":\"\xff\"}", 400, "not valid UTF-8"},
 		{"POST click", `{"` + long + `":1}`, 400, "unknown field"},
 		{"POST click", strings.Repeat("[", 20000), 400, "not valid JSON"},
@@ -84,6 +90,55 @@ func TestMalformedRequests(t *testing.T) {
 		{"POST key", `{"key":{"a":1}}`, 400, "key: expected a string or a list"},
 		{"POST key", `{"key":"a","repeat":101}`, 400, "repeat"},
 		{"POST key", `{"keys":"a"}`, 400, "key to be present"},
+		{"POST actions", ``, 400, "body is required"},
+		{"POST actions", `null`, 400, "there is no action"},
+		{"POST actions", `"click"`, 400, "not a JSON array"},
+		{"POST actions", `17`, 400, "not a JSON array"},
+		{"POST actions", `[`, 400, "not valid JSON"},
+		{"POST actions", `[]`, 400, "there is no action"},
+		{"POST actions", `{}`, 400, "has none of type, action and name"},
+		{"POST actions", `[1]`, 400, "action 0 is not a JSON object"},
+		{"POST actions", `[[{"type":"click"}]]`, 400, "action 0 is not a JSON object"},
+		{"POST actions", `{"type":"fly"}`, 400, `action 0: "fly" is not an action of the dialect bureau`},
+		{"POST actions", `[{"type":"click"},{"type":"` + long + `"}]`, 400, "action 1"},
+		{"POST actions", `{"action":"fly"}`, 400, `action 0: "fly" is not an action of the dialect anthropic`},
+		{"POST actions", `{"name":"fly","args":{}}`, 400, `action 0: "fly" is not an action of the dialect gemini`},
+		{"POST actions", `{"type":"computer_call","actions":[{"type":"wait"},{"type":"fly"}]}`, 400, `action 1: "fly" is not an action of the dialect openai`},
+		{"POST actions", `{"type":"click","x":320,"y":0}`, 400, "outside the display, which is 320x200"},
+		{"POST actions", `{"type":"click","x":1}`, 400, "x and y belong together"},
+		{"POST actions", `{"type":"click","z":1}`, 400, `"z" is not one of its members`},
+		{"POST actions", `[{"type":"wait","ms":1},{"action":"left_click"}]`, 400, "a request has one dialect"},
+		{"POST actions", `{"actions":[]}`, 400, "there is no action"},
+		{"POST actions", `{"actions":null}`, 400, "there is no action"},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"shot":true}`, 400, `unknown field "shot"`},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"dialect":"klingon"}`, 400, "dialect: expected one of"},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"dialect":"gemini"}`, 400, "gemini"},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"dialect":7}`, 400, "dialect"},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"settleMs":60001}`, 400, "settleMs: expected a number from 0 to 60000"},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"settleMs":-1}`, 400, "settleMs"},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"settleMs":1.5}`, 400, "settleMs"},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"format":"gif"}`, 400, "format: expected png"},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"quality":50}`, 400, "quality is for jpeg"},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"display":{"width":0,"height":10}}`, 400, "display: expected a width"},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"display":{"width":8192,"height":8192}}`, 400, "display: expected"},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"display":"large"}`, 400, "display"},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"screenshot":{"format":"gif"}}`, 400, "screenshot: format"},
+		{"POST actions", `{"actions":{"type":"wait","ms":0},"screenshot":{"region":"0,0,9999,1"}}`, 400, "region: outside the display"},
+		{"POST actions", `[` + strings.Repeat(`{"type":"cursor"},`, 100) + `{"type":"cursor"}]`, 413, "more than 100 actions"},
+		{"POST actions", `{"type":"type","text":"` + strings.Repeat("a", desktop.MaxTextLength+1) + `"}`, 413, "longer than 100000 characters"},
+		{"POST actions", "{\"type\":\"type\",\"text\":\"\xff\"}", 400, "not valid UTF-8"},
+		{"PUT clipboard", ``, 400, "body is required"},
+		{"PUT clipboard", `{}`, 400, "text to be present"},
+		{"PUT clipboard", `{"text":null}`, 400, "text: expected string"},
+		{"PUT clipboard", `{"text":"a\u0000b"}`, 400, "text: has a NUL"},
+		{"PUT clipboard", `{"text":"` + strings.Repeat("é", desktop.MaxClipboardBytes/2+1) + `"}`, 413, "text"},
+		{"PATCH display", `{}`, 400, "to be present"},
+		{"PATCH display", `{"width":199,"height":400}`, 400, "width: expected number >= 200"},
+		{"PATCH display", `{"width":640,"height":8193}`, 400, "height: expected number <= 8192"},
+		{"PATCH display", `{"width":641,"height":400}`, 400, "multiple of 8"},
+		{"POST windows/x/activate", ``, 400, "windowId: invalid integer"},
+		{"POST windows/-1/activate", ``, 400, "windowId"},
+		{"DELETE windows/4294967296", ``, 400, "windowId"},
 		{"POST exec", `{}`, 400, "command to be present"},
 		{"POST exec", `{"command":""}`, 400, "command: expected length >= 1"},
 		{"POST exec", `{"command":"a\u0000b"}`, 400, "command: has a NUL"},
@@ -112,6 +167,8 @@ func TestMalformedRequests(t *testing.T) {
 		{"GET screenshot?scale=NaN", ``, 400, "scale"},
 		{"GET screenshot?scale=-1", ``, 400, "scale"},
 		{"GET screenshot?maxWidth=100000", ``, 400, "maxWidth"},
+		{"GET screenshot?settleMs=60001", ``, 400, "settleMs"},
+		{"GET screenshot?settleMs=soon", ``, 400, "settleMs: invalid integer"},
 		{"GET screenshot?cursor=perhaps", ``, 400, "cursor"},
 		{"GET /v1/desktops?limit=0", ``, 400, "limit"},
 		{"GET /v1/desktops?limit=101", ``, 400, "limit"},
@@ -141,6 +198,7 @@ func TestMalformedRequests(t *testing.T) {
 			t.Errorf("%s: the problem document has %d bytes", name, len(got.body))
 		}
 	}
+	b.problem(b.do("DELETE", "/v1/desktops/dt-1/windows/123", ""), 404)
 	if acted := b.Acted(); len(acted) != 0 {
 		t.Errorf("%d malformed actions were done", len(acted))
 	}
@@ -188,7 +246,7 @@ func TestMediaTypes(t *testing.T) {
 
 func TestBodiesOverTheLimit(t *testing.T) {
 	b := newBench(t, nil)
-	for path, limit := range map[string]int{"click": defaultBodyLimit, "type": largeBodyLimit, "exec": largeBodyLimit} {
+	for path, limit := range map[string]int{"click": defaultBodyLimit, "type": largeBodyLimit, "exec": largeBodyLimit, "actions": dialect.MaxBytes} {
 		for _, size := range []int{limit + 1, 10 << 20} {
 			got := b.do("POST", "/v1/desktops/dt-1/"+path, strings.Repeat(" ", size))
 			if p := b.problem(got, 413); !strings.Contains(p["error"].(string), fmt.Sprint(limit)) {

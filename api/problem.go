@@ -125,6 +125,12 @@ func (*Problem) TransformSchema(r huma.Registry, schema *huma.Schema) *huma.Sche
 		Description: "With status 403: the capability that is missing", Examples: []any{string(desktop.CanControl)}}
 	schema.Properties["held"] = &huma.Schema{Type: huma.TypeArray, Items: &huma.Schema{Type: huma.TypeString},
 		Description: "With status 403: the capabilities of the key"}
+	schema.Properties["acted"] = &huma.Schema{Type: huma.TypeBoolean,
+		Description: "true when the input was done and only what comes after it failed: do not do it again"}
+	schema.Properties["index"] = &huma.Schema{Type: huma.TypeInteger, Description: "Of several actions: the one that failed, from 0"}
+	schema.Properties["completed"] = &huma.Schema{Type: huma.TypeInteger, Description: "Of several actions: how many were done, from the first on"}
+	schema.Properties["results"] = &huma.Schema{Type: huma.TypeArray, Items: new(Result).Schema(nil),
+		Description: "Of several actions: the results up to the one that failed, which is the last"}
 	return schema
 }
 
@@ -175,6 +181,10 @@ func (p *Problem) MarshalJSON() ([]byte, error) {
 func (s *Server) problem(ctx context.Context, err error) *Problem { return problemOf(ctx, err) }
 
 func problemOf(ctx context.Context, err error) *Problem {
+	var decided *Problem
+	if errors.As(err, &decided) {
+		return decided
+	}
 	x := exchangeOf(ctx)
 	var known *desktop.Error
 	if !errors.As(err, &known) || kindOf(known.Code).Name != string(known.Code) {

@@ -134,6 +134,8 @@ func (s *Server) operation(method, path string) *huma.Operation {
 		return item.Get
 	case http.MethodPost:
 		return item.Post
+	case http.MethodPut:
+		return item.Put
 	case http.MethodPatch:
 		return item.Patch
 	case http.MethodDelete:

@@ -3,16 +3,15 @@ package api
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"hash/maphash"
 	"image"
 	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -60,6 +59,10 @@ type Picture struct {
 	MaxWidth  int     `json:"maxWidth,omitempty" query:"maxWidth" minimum:"1" maximum:"16384" doc:"Makes it smaller where it is wider"`
 	MaxHeight int     `json:"maxHeight,omitempty" query:"maxHeight" minimum:"1" maximum:"16384" doc:"Makes it smaller where it is higher"`
 	Cursor    bool    `json:"cursor" required:"false" query:"cursor" default:"true" doc:"Whether the pointer is drawn"`
+	SettleMs  int     `json:"settleMs,omitempty" query:"settleMs" minimum:"0" maximum:"60000" doc:"Take it when the display has come to rest, at most so many milliseconds later"`
+
+	// exact is the picture's size, when not zero; no caller can ask for it by itself.
+	exact desktop.Size
 }
 
 // check is for pictures that were not checked against the schema, and for what that lets through.
@@ -75,13 +78,28 @@ func (p Picture) check() error {
 		return fmt.Errorf("maxWidth: expected a number from 1 to 16384")
 	case p.MaxHeight < 0 || p.MaxHeight > 16384:
 		return fmt.Errorf("maxHeight: expected a number from 1 to 16384")
+	case p.SettleMs < 0 || p.SettleMs > maxSettleMs:
+		return fmt.Errorf("settleMs: expected a number from 0 to %d", maxSettleMs)
 	}
-	return nil
+	return p.plain().Check()
+}
+
+const maxSettleMs = int(desktop.MaxSettle / time.Millisecond)
+
+func milliseconds(ms int) time.Duration { return time.Duration(ms) * time.Millisecond }
+
+// plain are the renderer's options but for the region.
+func (p Picture) plain() picture.Options {
+	o := picture.Options{Format: picture.Format(p.Format), Quality: p.Quality, Scale: p.Scale, MaxWidth: p.MaxWidth, MaxHeight: p.MaxHeight, Cursor: p.Cursor}
+	if p.exact != (desktop.Size{}) {
+		o.Exact = &p.exact
+	}
+	return o
 }
 
 // options are the renderer's, for a display of the given bounds, which a region must lie in.
 func (p Picture) options(display image.Rectangle) (picture.Options, error) {
-	o := picture.Options{Format: picture.Format(p.Format), Quality: p.Quality, Scale: p.Scale, MaxWidth: p.MaxWidth, MaxHeight: p.MaxHeight, Cursor: p.Cursor}
+	o := p.plain()
 	if region := image.Rectangle(p.Region); !region.Empty() {
 		if !region.In(display.Sub(display.Min)) {
 			failure := desktop.Errorf(desktop.Invalid, "region: outside the display, which is %dx%d", display.Dx(), display.Dy())
@@ -100,11 +118,11 @@ type Wanted struct {
 }
 
 // Want is the screenshot member of a request for that picture; none for nil.
-func Want(p *Picture) WithScreenshot {
+func Want(p *Picture) *Wanted {
 	if p == nil {
-		return WithScreenshot{}
+		return nil
 	}
-	return WithScreenshot{&Wanted{p}}
+	return &Wanted{p}
 }
 
 // MarshalJSON writes what UnmarshalJSON reads.
@@ -171,12 +189,15 @@ func (s *Server) screenshotRoutes() {
 		Width        string `header:"X-Bureau-Width" doc:"Of the picture, in pixels"`
 		Height       string `header:"X-Bureau-Height" doc:"Of the picture, in pixels"`
 		Display      string `header:"X-Bureau-Display" example:"1280x800" doc:"Size of the whole display"`
+		Settled      string `header:"X-Bureau-Settled" enum:"true,false" doc:"With settleMs: whether the display had come to rest in time"`
+		WaitedMs     string `header:"X-Bureau-Waited-Ms" doc:"With settleMs: how long that was waited for, in milliseconds"`
 		Body         []byte
 	}
 	file := &huma.Schema{Type: huma.TypeString, Format: "binary"}
 	register(s, needs(desktop.CanControl), huma.Operation{
 		OperationID: "getScreenshot", Method: http.MethodGet, Path: desktopPath + "/screenshot", Tags: []string{tagControl},
-		Summary: "See the display", Description: "A picture of the display as it is now.",
+		Summary: "See the display", Description: "A picture of the display as it is now, or with `settleMs` when it has come to rest. " +
+			"A display that has not changed costs next to nothing to ask for again: send its `ETag`.",
 		Errors: []int{http.StatusConflict},
 		Responses: map[string]*huma.Response{
 			"200": {Description: "The picture", Content: map[string]*huma.MediaType{
@@ -187,10 +208,11 @@ func (s *Server) screenshotRoutes() {
 		if err := in.Picture.check(); err != nil {
 			return nil, desktop.Errorf(desktop.Invalid, "%w", err)
 		}
-		frame, err := s.desktops.Frame(ctx, callerOf(ctx), in.ID)
+		sight, err := s.desktops.See(ctx, callerOf(ctx), in.ID, milliseconds(in.SettleMs))
 		if err != nil {
 			return nil, err
 		}
+		frame := sight.Frame
 		display := frame.Pixels.Bounds()
 		options, err := in.Picture.options(display)
 		if err != nil {
@@ -198,16 +220,19 @@ func (s *Server) screenshotRoutes() {
 		}
 		out := &answer{
 			Status:       http.StatusOK,
-			ETag:         fingerprint(frame, in.Picture),
+			ETag:         s.album.tag(in.ID, frame, in.Picture),
 			CacheControl: "private, no-cache", // kept only to be asked about
 			Source:       string(frame.Source),
 			Display:      fmt.Sprintf("%dx%d", display.Dx(), display.Dy()),
+		}
+		if in.SettleMs > 0 {
+			out.Settled, out.WaitedMs = strconv.FormatBool(sight.Settled), strconv.FormatInt(sight.Waited.Milliseconds(), 10)
 		}
 		if matches(in.Known, out.ETag) {
 			out.Status = http.StatusNotModified
 			return out, nil
 		}
-		image, err := s.render(frame, options)
+		image, err := s.album.picture(in.ID, frame, in.Picture, options)
 		if err != nil {
 			return nil, err
 		}
@@ -215,30 +240,6 @@ func (s *Server) screenshotRoutes() {
 		out.Width, out.Height = strconv.Itoa(image.Width), strconv.Itoa(image.Height)
 		return out, nil
 	})
-}
-
-var seed = maphash.MakeSeed()
-
-// fingerprint is the ETag of a picture. It is made of the pixels, which takes a fraction of a
-// millisecond: a frame's serial begins anew with each connection to the display.
-func fingerprint(frame *desktop.Frame, p Picture) string {
-	var hash maphash.Hash
-	hash.SetSeed(seed)
-	add := func(pixels *image.RGBA) {
-		box := pixels.Bounds()
-		fmt.Fprint(&hash, box)
-		for y := box.Min.Y; y < box.Max.Y; y++ {
-			row := pixels.PixOffset(box.Min.X, y)
-			hash.Write(pixels.Pix[row : row+4*box.Dx()])
-		}
-	}
-	add(frame.Pixels)
-	if c := frame.Cursor; p.Cursor && c != nil && c.Image != nil {
-		fmt.Fprint(&hash, c.Hot, c.Position)
-		add(c.Image)
-	}
-	fmt.Fprintf(&hash, "%+v", p)
-	return fmt.Sprintf(`"%x"`, binary.BigEndian.AppendUint64(nil, hash.Sum64()))
 }
 
 // matches tells whether an If-None-Match header names the tag.

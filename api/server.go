@@ -47,10 +47,22 @@ type Desktops interface {
 	Restart(ctx context.Context, caller desktop.Caller, id string) (desktop.Desktop, error)
 	Destroy(ctx context.Context, caller desktop.Caller, id string) error
 
-	// Act, Exec and Frame are Unavailable while the desktop cannot be used.
+	// Act, Exec, See and ActAndSee are Unavailable while the desktop cannot be used.
 	Act(ctx context.Context, caller desktop.Caller, id string, actions ...desktop.Action) (desktop.Acted, error)
 	Exec(ctx context.Context, caller desktop.Caller, id string, command desktop.Exec, output func(desktop.Stream, []byte)) (desktop.ExecResult, error)
-	Frame(ctx context.Context, caller desktop.Caller, id string) (*desktop.Frame, error)
+	// See is a picture of the display; with settle it waits, at most so long, for it to come to rest.
+	See(ctx context.Context, caller desktop.Caller, id string, settle time.Duration) (desktop.Sight, error)
+	// ActAndSee does actions and sees what they leave behind. When they were done and only the
+	// picture failed, Acted is set beside the error.
+	ActAndSee(ctx context.Context, caller desktop.Caller, id string, settle time.Duration, actions ...desktop.Action) (*desktop.Acted, desktop.Sight, error)
+
+	// What the desktop's session has: windows, the clipboard, the display. Unavailable as above.
+	Windows(ctx context.Context, caller desktop.Caller, id string) ([]desktop.Window, error)
+	ActivateWindow(ctx context.Context, caller desktop.Caller, id string, window uint32) error
+	CloseWindow(ctx context.Context, caller desktop.Caller, id string, window uint32) error
+	Clipboard(ctx context.Context, caller desktop.Caller, id string) (string, error)
+	SetClipboard(ctx context.Context, caller desktop.Caller, id, text string) error
+	Resize(ctx context.Context, caller desktop.Caller, id string, size desktop.Size) error
 
 	// Ready tells whether the appliance can do its work.
 	Ready(ctx context.Context) error
@@ -97,7 +109,7 @@ type Options struct {
 type Server struct {
 	desktops Desktops
 	accounts Accounts
-	render   Renderer
+	album    *album
 	log      *slog.Logger
 	rates    *limiter
 	grace    time.Duration
@@ -115,16 +127,16 @@ func New(o Options) *Server {
 	s := &Server{
 		desktops: o.Desktops,
 		accounts: o.Accounts,
-		render:   o.Render,
 		log:      o.Logger,
 		rates:    newLimiter(o.RatePerMinute, o.Burst),
 		grace:    o.Grace,
 		router:   gin.New(),
 		rules:    map[string]rule{},
 	}
-	if s.render == nil {
-		s.render = picture.Render
+	if o.Render == nil {
+		o.Render = picture.Render
 	}
+	s.album = newAlbum(o.Render, albumBytes)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -148,6 +160,10 @@ func New(o Options) *Server {
 	s.desktopRoutes()
 	s.lifecycleRoutes()
 	s.controlRoutes()
+	s.actionsRoutes()
+	s.windowRoutes()
+	s.clipboardRoutes()
+	s.displayRoutes()
 	s.execRoutes()
 	s.screenshotRoutes()
 	s.adminRoutes()

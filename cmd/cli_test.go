@@ -197,7 +197,21 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 		w.WriteHeader(204)
 	case "POST /v1/desktops/" + demoID + "/click", "POST /v1/desktops/" + demoID + "/move", "POST /v1/desktops/" + demoID + "/drag",
 		"POST /v1/desktops/" + demoID + "/scroll", "POST /v1/desktops/" + demoID + "/type", "POST /v1/desktops/" + demoID + "/key":
+		if bytes.Contains(body, []byte("settleMs")) {
+			answer(`{"cursor":{"x":10,"y":20},"display":{"width":1280,"height":800},"tookMs":1.5,"settled":true,"waitedMs":130.2}`)
+			return
+		}
 		answer(`{"cursor":{"x":10,"y":20},"display":{"width":1280,"height":800},"tookMs":1.5}`)
+	case "POST /v1/desktops/" + demoID + "/actions":
+		answer(`{"dialect":"bureau","results":[{}],"completed":1,"cursor":{"x":10,"y":20},"display":{"width":1280,"height":800},"tookMs":1.5}`)
+	case "GET /v1/desktops/" + demoID + "/windows":
+		answer(`[{"id":7,"title":"Töpfe","class":"Thunar","kind":"normal","x":10,"y":20,"width":100,"height":80,"focused":true,"minimized":false,"workspace":0}]`)
+	case "POST /v1/desktops/" + demoID + "/windows/7/activate", "DELETE /v1/desktops/" + demoID + "/windows/7", "PUT /v1/desktops/" + demoID + "/clipboard":
+		w.WriteHeader(204)
+	case "GET /v1/desktops/" + demoID + "/clipboard":
+		answer(`{"text":"Grüße\n"}`)
+	case "PATCH /v1/desktops/" + demoID + "/display":
+		answer(`{"width":1920,"height":1080}`)
 	case "GET /v1/desktops/" + demoID + "/screenshot":
 		w.Header().Set("Content-Type", "image/png")
 		io.WriteString(w, "picture of "+r.URL.Query().Encode())

@@ -15,8 +15,22 @@ import (
 	"bureau/desktop"
 )
 
+// settling is the flag with which an input command waits for the display to come to rest.
+type settling time.Duration
+
+func (s *settling) flag(c *cobra.Command) {
+	c.Flags().DurationVar((*time.Duration)(s), "settle", 0, "then wait until the display is quiet, at most this long")
+}
+
 // act posts an input action and tells where the pointer is then.
-func (a *app) act(ctx context.Context, argument, action string, body any) error {
+func (a *app) act(ctx context.Context, argument, action string, body any, settle settling) error {
+	if settle != 0 {
+		whole, err := withSettle(body, milliseconds(time.Duration(settle)))
+		if err != nil {
+			return err
+		}
+		body = whole
+	}
 	r, path, err := a.onDesktop(ctx, argument)
 	if err != nil {
 		return err
@@ -28,13 +42,46 @@ func (a *app) act(ctx context.Context, argument, action string, body any) error 
 	if a.json {
 		return a.printJSON(raw)
 	}
-	var acted desktop.Acted
+	var acted struct {
+		desktop.Acted
+		rest
+	}
 	if err := json.Unmarshal(raw, &acted); err != nil {
 		return fmt.Errorf("the appliance's answer is not what the API promises: %w", err)
 	}
-	_, err = fmt.Fprintf(a.out, "pointer at %d,%d of %dx%d, %.1f ms\n",
-		acted.Cursor.X, acted.Cursor.Y, acted.Display.Width, acted.Display.Height, acted.TookMs)
+	_, err = fmt.Fprintf(a.out, "pointer at %d,%d of %dx%d, %.1f ms%s\n",
+		acted.Cursor.X, acted.Cursor.Y, acted.Display.Width, acted.Display.Height, acted.TookMs, acted.ended())
 	return err
+}
+
+// rest is how the waiting for the display ended.
+type rest struct {
+	Settled  *bool   `json:"settled"`
+	WaitedMs float64 `json:"waitedMs"`
+}
+
+func (r rest) ended() string {
+	switch {
+	case r.Settled == nil:
+		return ""
+	case *r.Settled:
+		return fmt.Sprintf(", display at rest after %.0f ms", r.WaitedMs)
+	}
+	return fmt.Sprintf(", display still changing after %.0f ms", r.WaitedMs)
+}
+
+// withSettle adds a member to a body.
+func withSettle(body any, ms int) (map[string]any, error) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	whole := map[string]any{}
+	if err := json.Unmarshal(text, &whole); err != nil {
+		return nil, err
+	}
+	whole["settleMs"] = ms
+	return whole, nil
 }
 
 // pixels reads coordinates.
@@ -54,6 +101,7 @@ func milliseconds(d time.Duration) int { return int(d / time.Millisecond) }
 
 func (a *app) desktopClick() *cobra.Command {
 	var click desktop.Click
+	var settle settling
 	c := &cobra.Command{
 		Use: "click DESKTOP [X Y]", Short: "Click with the mouse",
 		Long: "Click at a pixel, or without one where the pointer is.",
@@ -74,7 +122,7 @@ func (a *app) desktopClick() *cobra.Command {
 				}
 				click.X, click.Y = &at[0], &at[1]
 			}
-			return a.act(c.Context(), args[0], "click", click)
+			return a.act(c.Context(), args[0], "click", click, settle)
 		},
 	}
 	f := c.Flags()
@@ -83,24 +131,29 @@ func (a *app) desktopClick() *cobra.Command {
 	f.BoolVar(&click.Double, "double", false, "the same as --count 2")
 	f.StringSliceVar(&click.Modifiers, "modifiers", nil, "keys held during the click, such as ctrl,shift")
 	f.StringVar(&click.Action, "action", "", "click, or only half of it: down or up (default click)")
+	settle.flag(c)
 	return c
 }
 
 func (a *app) desktopMove() *cobra.Command {
-	return &cobra.Command{
+	var settle settling
+	c := &cobra.Command{
 		Use: "move DESKTOP X Y", Short: "Move the pointer", Args: cobra.ExactArgs(3),
 		RunE: func(c *cobra.Command, args []string) error {
 			to, err := pixels(args[1:]...)
 			if err != nil {
 				return err
 			}
-			return a.act(c.Context(), args[0], "move", desktop.Move{X: to[0], Y: to[1]})
+			return a.act(c.Context(), args[0], "move", desktop.Move{X: to[0], Y: to[1]}, settle)
 		},
 	}
+	settle.flag(c)
+	return c
 }
 
 func (a *app) desktopDrag() *cobra.Command {
 	var drag desktop.Drag
+	var settle settling
 	var duration time.Duration
 	c := &cobra.Command{
 		Use: "drag DESKTOP X Y X Y [X Y …]", Short: "Drag with the mouse",
@@ -125,18 +178,20 @@ func (a *app) desktopDrag() *cobra.Command {
 				}
 			}
 			drag.DurationMs = milliseconds(duration)
-			return a.act(c.Context(), args[0], "drag", drag)
+			return a.act(c.Context(), args[0], "drag", drag, settle)
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&drag.Button, "button", "", "left, middle, right, back or forward (default left)")
 	f.StringSliceVar(&drag.Modifiers, "modifiers", nil, "keys held during the drag, such as ctrl,shift")
 	f.DurationVar(&duration, "duration", 0, "how long the movement takes, such as 500ms")
+	settle.flag(c)
 	return c
 }
 
 func (a *app) desktopScroll() *cobra.Command {
 	var scroll desktop.Scroll
+	var settle settling
 	var at []int
 	c := &cobra.Command{
 		Use: "scroll DESKTOP up|down|left|right [NOTCHES]", Short: "Turn the mouse wheel",
@@ -158,16 +213,18 @@ func (a *app) desktopScroll() *cobra.Command {
 			default:
 				return usage("--at takes two coordinates: X,Y")
 			}
-			return a.act(c.Context(), args[0], "scroll", scroll)
+			return a.act(c.Context(), args[0], "scroll", scroll, settle)
 		},
 	}
 	c.Flags().IntSliceVar(&at, "at", nil, "where: X,Y (default: where the pointer is)")
 	c.Flags().StringSliceVar(&scroll.Modifiers, "modifiers", nil, "keys held meanwhile, such as ctrl")
+	settle.flag(c)
 	return c
 }
 
 func (a *app) desktopType() *cobra.Command {
 	var typ desktop.Type
+	var settle settling
 	var delay time.Duration
 	c := &cobra.Command{
 		Use: "type DESKTOP TEXT|-", Short: "Type text",
@@ -185,11 +242,12 @@ func (a *app) desktopType() *cobra.Command {
 				typ.Text = text
 			}
 			typ.DelayMs = milliseconds(delay)
-			return a.act(c.Context(), args[0], "type", typ)
+			return a.act(c.Context(), args[0], "type", typ, settle)
 		},
 	}
 	c.Flags().DurationVar(&delay, "delay", 0, "pause after each character, such as 20ms")
 	c.Flags().BoolVar(&typ.Sensitive, "sensitive", false, "keep the text out of every log")
+	settle.flag(c)
 	return c
 }
 
@@ -207,6 +265,7 @@ func (a *app) readInput(limit int) (string, error) {
 
 func (a *app) desktopKey() *cobra.Command {
 	var repeat int
+	var settle settling
 	var hold time.Duration
 	c := &cobra.Command{
 		Use: "key DESKTOP KEY…", Short: "Press keys and key combinations",
@@ -225,11 +284,12 @@ Page_Down), of the DOM (ArrowUp) or upper-case ones (ENTER), in any case.`,
 			if hold > 0 {
 				body["holdMs"] = milliseconds(hold)
 			}
-			return a.act(c.Context(), args[0], "key", body)
+			return a.act(c.Context(), args[0], "key", body, settle)
 		},
 	}
 	c.Flags().IntVar(&repeat, "repeat", 0, "how often the whole list is pressed (default 1)")
 	c.Flags().DurationVar(&hold, "hold", 0, "how long each is held, such as 500ms")
+	settle.flag(c)
 	return c
 }
 

@@ -25,7 +25,8 @@ func (a *app) desktopCommand() *cobra.Command {
 		a.desktopChange("restart", "Shut down and turn on again", "Shut a desktop down and turn it on again.", desktop.Running),
 		a.desktopDestroy(), a.desktopRename(), a.desktopSet(),
 		a.desktopScreenshot(), a.desktopClick(), a.desktopMove(), a.desktopDrag(), a.desktopScroll(),
-		a.desktopType(), a.desktopKey(), a.desktopExec(), a.desktopBash())
+		a.desktopType(), a.desktopKey(), a.desktopActions(), a.desktopWindows(), a.desktopClipboard(), a.desktopResize(),
+		a.desktopExec(), a.desktopBash())
 	for _, sub := range c.Commands() {
 		if strings.Contains(sub.Use, " DESKTOP") {
 			sub.ValidArgsFunction = a.completeDesktop

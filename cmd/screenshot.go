@@ -93,7 +93,7 @@ webp. Without -o the picture goes to NAME.png; -o - writes it to standard output
 	f := c.Flags()
 	f.StringVarP(&output, "output", "o", "", "file to write, - for standard output (default NAME.png)")
 	f.StringVar(&format, "format", "", "png, jpeg or webp (default: by the file's ending)")
-	f.IntVar(&quality, "quality", 0, "1 to 100, for jpeg and webp")
+	f.IntVar(&quality, "quality", 0, "1 to 100, for jpeg")
 	f.StringVar(&region, "region", "", "part of the display: X,Y,WIDTH,HEIGHT")
 	f.Float64Var(&scale, "scale", 0, "scale it by this factor")
 	f.IntVar(&maxWidth, "max-width", 0, "scale it down to this width")

@@ -22,7 +22,8 @@ type AgentStatus struct {
 type Agent interface {
 	// Act does the actions in order and stops at the first error. No modifier or button stays
 	// pressed beyond the call unless an action asked for that, also when ctx ends in its middle.
-	// An error that an action caused has a Details member "index" when there are several.
+	// What is wrong with any action is found before the first is done. An error that an action caused
+	// has Details members when there are several: its "index", and how many of them were "done".
 	Act(ctx context.Context, actions ...Action) (Acted, error)
 	// Exec runs a command and waits for its end. output, when not nil, receives the output as it is
 	// produced, from one goroutine; Stdout and Stderr of the result are then empty. When ctx ends

@@ -291,10 +291,11 @@ func (s *fakeScreen) Close() error                             { s.once.Do(func(
 type fakeAgents struct {
 	late   chan struct{} // when not nil, agents are ready after one delivery of it
 	cursor func(context.Context) (*Cursor, error)
+	slow   time.Duration // what input takes
 }
 
 func (f fakeAgents) Connect(context.Context, io.ReadWriteCloser) (Agent, error) {
-	a := &fakeAgent{cursor: f.cursor, changed: make(chan struct{}, 1), done: make(chan struct{})}
+	a := &fakeAgent{cursor: f.cursor, slow: f.slow, changed: make(chan struct{}, 1), done: make(chan struct{})}
 	a.ready.Store(f.late == nil)
 	if f.late != nil {
 		go func() {
@@ -313,6 +314,7 @@ type fakeAgent struct {
 	Agent
 	ready   atomic.Bool
 	cursor  func(context.Context) (*Cursor, error)
+	slow    time.Duration
 	changed chan struct{}
 	once    sync.Once
 	done    chan struct{}
@@ -331,7 +333,8 @@ func (a *fakeAgent) Changed() <-chan struct{} { return a.changed }
 func (a *fakeAgent) Done() <-chan struct{}    { return a.done }
 func (a *fakeAgent) Close() error             { a.once.Do(func() { close(a.done) }); return nil }
 func (a *fakeAgent) Act(context.Context, ...Action) (Acted, error) {
-	return Acted{Cursor: Point{X: 1, Y: 2}}, nil
+	time.Sleep(a.slow)
+	return Acted{Cursor: Point{X: 1, Y: 2}, Synced: a.slow > 0}, nil
 }
 func (a *fakeAgent) Capture(context.Context) (*Frame, error) {
 	return &Frame{Source: SourceAgent, Pixels: image.NewRGBA(image.Rect(0, 0, 4, 4))}, nil

@@ -436,6 +436,60 @@ func (m *Manager) Exec(ctx context.Context, caller Caller, id string, command Ex
 	return agent.Exec(ctx, command, output)
 }
 
+// Windows lists a desktop's windows, as Agent.Windows does.
+func (m *Manager) Windows(ctx context.Context, caller Caller, id string) ([]Window, error) {
+	agent, err := m.ready(caller, id)
+	if err != nil {
+		return nil, err
+	}
+	return agent.Windows(ctx)
+}
+
+// ActivateWindow gives a window of a desktop the focus, as Agent.ActivateWindow does.
+func (m *Manager) ActivateWindow(ctx context.Context, caller Caller, id string, window uint32) error {
+	agent, err := m.ready(caller, id)
+	if err != nil {
+		return err
+	}
+	return agent.ActivateWindow(ctx, window)
+}
+
+// CloseWindow asks for a window of a desktop to be closed, as Agent.CloseWindow does.
+func (m *Manager) CloseWindow(ctx context.Context, caller Caller, id string, window uint32) error {
+	agent, err := m.ready(caller, id)
+	if err != nil {
+		return err
+	}
+	return agent.CloseWindow(ctx, window)
+}
+
+// Clipboard is the text on a desktop's clipboard, as Agent.Clipboard gives it.
+func (m *Manager) Clipboard(ctx context.Context, caller Caller, id string) (string, error) {
+	agent, err := m.ready(caller, id)
+	if err != nil {
+		return "", err
+	}
+	return agent.Clipboard(ctx)
+}
+
+// SetClipboard puts a text on a desktop's clipboard, as Agent.SetClipboard does.
+func (m *Manager) SetClipboard(ctx context.Context, caller Caller, id, text string) error {
+	agent, err := m.ready(caller, id)
+	if err != nil {
+		return err
+	}
+	return agent.SetClipboard(ctx, text)
+}
+
+// Resize gives a desktop's display a size, as Agent.Resize does.
+func (m *Manager) Resize(ctx context.Context, caller Caller, id string, size Size) error {
+	agent, err := m.ready(caller, id)
+	if err != nil {
+		return err
+	}
+	return agent.Resize(ctx, size)
+}
+
 // Frame is the present picture of a desktop whose machine is on, also before its agent is ready.
 func (m *Manager) Frame(ctx context.Context, caller Caller, id string) (*Frame, error) {
 	k, err := m.find(caller, id)

@@ -134,15 +134,22 @@ func TestTenantsDoNotSeeEachOther(t *testing.T) {
 	ctx := t.Context()
 	d := a.create(ann, Draft{})
 	for name, do := range map[string]func(Caller) error{
-		"get":     func(c Caller) error { _, err := a.Get(ctx, c, d.ID); return err },
-		"update":  func(c Caller) error { _, err := a.Update(ctx, c, d.ID, Change{}); return err },
-		"start":   func(c Caller) error { _, err := a.Start(ctx, c, d.ID); return err },
-		"stop":    func(c Caller) error { _, err := a.Stop(ctx, c, d.ID); return err },
-		"restart": func(c Caller) error { _, err := a.Restart(ctx, c, d.ID); return err },
-		"destroy": func(c Caller) error { return a.Destroy(ctx, c, d.ID) },
-		"act":     func(c Caller) error { _, err := a.Act(ctx, c, d.ID); return err },
-		"exec":    func(c Caller) error { _, err := a.Exec(ctx, c, d.ID, Exec{}, nil); return err },
-		"frame":   func(c Caller) error { _, err := a.Frame(ctx, c, d.ID); return err },
+		"get":       func(c Caller) error { _, err := a.Get(ctx, c, d.ID); return err },
+		"update":    func(c Caller) error { _, err := a.Update(ctx, c, d.ID, Change{}); return err },
+		"start":     func(c Caller) error { _, err := a.Start(ctx, c, d.ID); return err },
+		"stop":      func(c Caller) error { _, err := a.Stop(ctx, c, d.ID); return err },
+		"restart":   func(c Caller) error { _, err := a.Restart(ctx, c, d.ID); return err },
+		"destroy":   func(c Caller) error { return a.Destroy(ctx, c, d.ID) },
+		"act":       func(c Caller) error { _, err := a.Act(ctx, c, d.ID); return err },
+		"exec":      func(c Caller) error { _, err := a.Exec(ctx, c, d.ID, Exec{}, nil); return err },
+		"windows":   func(c Caller) error { _, err := a.Windows(ctx, c, d.ID); return err },
+		"activate":  func(c Caller) error { return a.ActivateWindow(ctx, c, d.ID, 1) },
+		"close":     func(c Caller) error { return a.CloseWindow(ctx, c, d.ID, 1) },
+		"clipboard": func(c Caller) error { _, err := a.Clipboard(ctx, c, d.ID); return err },
+		"copy":      func(c Caller) error { return a.SetClipboard(ctx, c, d.ID, "") },
+		"resize":    func(c Caller) error { return a.Resize(ctx, c, d.ID, Size{}) },
+		"see":       func(c Caller) error { _, err := a.See(ctx, c, d.ID, 0); return err },
+		"frame":     func(c Caller) error { _, err := a.Frame(ctx, c, d.ID); return err },
 	} {
 		if err := do(bob); CodeOf(err) != NotFound {
 			t.Errorf("%s of another's desktop: %v", name, err)

@@ -20,6 +20,8 @@ const (
 	// quietTime is how long nothing has to change. It is longer than the pauses in which
 	// applications draw something step by step, also in an emulated guest.
 	quietTime = 100 * time.Millisecond
+	// promptAnswer is how fast an application answers that has nothing else to do.
+	promptAnswer = 30 * time.Millisecond
 	// MaxSettle bounds how long a caller may wait.
 	MaxSettle = time.Minute
 
@@ -82,6 +84,13 @@ func (s *stillness) recurs(d Damage) bool {
 // same tells whether two small changes are of the same thing: the digits of a clock differ in width.
 func same(a, b image.Rectangle) bool {
 	return a == b || a.Inset(-16).Overlaps(b) && b.In(a.Inset(-16)) && a.In(b.Inset(-16))
+}
+
+// since tells whether anything that counts has changed since then.
+func (s *stillness) since(then time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.After(then)
 }
 
 // await returns when nothing that counts has changed for the quiet time, counted from since at the
@@ -170,13 +179,9 @@ func (k *keeper) look(ctx context.Context, settle time.Duration, act func() erro
 	}
 	began := time.Now()
 	deadline := began.Add(settle)
-	if agent, err := k.readyAgent(); err == nil {
-		// A guest that cannot tell whether it has taken in the input is watched all the same.
-		_, _ = agent.Act(ctx, Action{Sync: &Sync{MaxMs: int(min(settle.Milliseconds(), DefaultSyncMs))}})
-	}
 	var err error
 	if still != nil {
-		if sight.Settled, err = still.await(ctx, time.Now(), deadline); err == nil {
+		if sight.Settled, err = k.rest(ctx, still, deadline); err == nil {
 			sight.Frame, err = k.frame(ctx)
 		}
 	} else {
@@ -184,6 +189,45 @@ func (k *keeper) look(ctx context.Context, settle time.Duration, act func() erro
 	}
 	sight.Waited = time.Since(began)
 	return sight, err
+}
+
+// rest returns when the application has taken in what was done and the display is still, and whether
+// that was so before the deadline. Toolkits take in input first and draw later, and a slow machine
+// pauses between the two: so the application is asked again when the display is still, and one that
+// takes its time to answer was drawing. It is believed to be slow, or not to answer at all, when that
+// happens a second time and it has drawn nothing in between.
+func (k *keeper) rest(ctx context.Context, still *stillness, deadline time.Time) (bool, error) {
+	k.takeIn(ctx, deadline)
+	slow := false
+	for {
+		since := time.Now()
+		settled, err := still.await(ctx, since, deadline)
+		if err != nil || !settled {
+			return false, err
+		}
+		asked := time.Now()
+		answered := k.takeIn(ctx, deadline)
+		switch prompt := time.Since(asked) < promptAnswer; {
+		case still.since(asked):
+			slow = false
+		case prompt, !answered, slow && !still.since(since):
+			return true, ctx.Err()
+		default:
+			slow = true
+		}
+	}
+}
+
+// takeIn returns when the focused application has taken in all input, and whether it said so. A guest
+// that cannot tell is watched all the same.
+func (k *keeper) takeIn(ctx context.Context, deadline time.Time) bool {
+	left := time.Until(deadline).Milliseconds()
+	agent, err := k.readyAgent()
+	if err != nil || left <= 0 {
+		return false
+	}
+	acted, err := agent.Act(ctx, Action{Sync: &Sync{MaxMs: int(min(left, DefaultSyncMs))}})
+	return err == nil && acted.Synced
 }
 
 // pollStill is the picture of a display whose changes are not told, once it is the same twice.

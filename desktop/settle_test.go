@@ -95,8 +95,14 @@ func (s *stillScreen) Done() <-chan struct{}              { return s.done }
 func (s *stillScreen) Close() error                       { return nil }
 
 func TestActAndSee(t *testing.T) {
+	t.Run("prompt", func(t *testing.T) { testActAndSee(t, fakeAgents{}) })
+	// A guest whose answers always take their time is at rest all the same.
+	t.Run("slow", func(t *testing.T) { testActAndSee(t, fakeAgents{slow: 2 * promptAnswer}) })
+}
+
+func testActAndSee(t *testing.T, agents fakeAgents) {
 	screen := newStillScreen()
-	a := newAppliance(t)
+	a := newApplianceWith(t, agents)
 	a.machines.mu.Lock()
 	a.machines.screen = func() Screen { return screen }
 	a.machines.mu.Unlock()

@@ -59,6 +59,17 @@ func TestLife(t *testing.T) {
 	boot, machine := g.bootID(t), g.sh(t, "cat /etc/machine-id")
 	g.sh(t, "echo kept >~/kept; sync")
 
+	// xterm answers no pings: what tells that it has taken its text in is another way here.
+	t.Run("typing into xterm", func(t *testing.T) {
+		var texts []sample
+		for _, s := range samples() {
+			switch s.name {
+			case "ASCII", "quotes", "tabs", "newlines", "French", "Chinese", "Arabic", "emoji in sequence", "500 distinct characters":
+				texts = append(texts, s)
+			}
+		}
+		typeIntoTerminal(t, g, "xterm", "xterm -u8 -e", texts)
+	})
 	t.Run("start of a running one changes nothing", func(t *testing.T) {
 		g.call(t, http.MethodPost, g.path("start"), nil)
 		g.status(t, "running")

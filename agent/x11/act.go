@@ -32,7 +32,7 @@ type step interface {
 // "down" of a click or a press asked for.
 //
 // It returns soon after ctx ends. Errors are desktop.Invalid for what can never succeed, with the
-// "index" of the action in Details when there are several.
+// "index" of the action in Details when there are several, and how many were "done".
 func (d *Display) Act(ctx context.Context, actions []desktop.Action) (desktop.Acted, error) {
 	began := time.Now()
 	ctx, cancel := context.WithCancel(ctx)
@@ -92,14 +92,14 @@ func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 	var pauses time.Duration
 	for i, action := range actions {
 		if steps[i], err = check(action, size); err != nil {
-			return desktop.Acted{}, at(err, i, len(actions))
+			return desktop.Acted{}, at(err, i, 0, len(actions))
 		}
 		if pauses += steps[i].pauses(); pauses > maxTime {
 			return desktop.Acted{}, at(desktop.Errorf(desktop.Invalid,
-				"the pauses asked for add up to more than %v", maxTime), i, len(actions))
+				"the pauses asked for add up to more than %v", maxTime), i, 0, len(actions))
 		}
 	}
-	d.hands.goal, d.hands.clicked = nil, false
+	d.hands.goal = nil
 	var acted desktop.Acted
 	missed := false
 	for i, step := range steps {
@@ -113,7 +113,7 @@ func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 		}
 		if err != nil {
 			d.pointer(context.Background()) // the releases are done when the caller hears of the error
-			return desktop.Acted{}, at(err, i, len(actions))
+			return desktop.Acted{}, at(err, i, i, len(actions))
 		}
 	}
 	if acted.Cursor, err = d.pointer(ctx); err != nil {
@@ -126,8 +126,8 @@ func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 	return acted, nil
 }
 
-// at adds the index of the action that failed.
-func at(err error, index, count int) error {
+// at adds the index of the action that failed, and how many were done.
+func at(err error, index, done, count int) error {
 	if count < 2 {
 		return err
 	}
@@ -140,28 +140,24 @@ func at(err error, index, count int) error {
 	if located.Details == nil {
 		located.Details = make(map[string]any)
 	}
-	located.Details["index"] = index
+	located.Details["index"], located.Details["done"] = index, done
 	return &located
 }
 
 // pointer is where the pointer is, once the server has done all that was asked before. While a
-// window manager holds events back for a moment to decide on a click, the pointer stands still and
-// the button is still down although the answer is there: the application has not been sent the click
-// yet. That is waited for, a little.
+// window manager holds events back for a moment to decide on a click, the pointer stands still
+// although the answer is there; it is waited for, a little.
 func (d *Display) pointer(ctx context.Context) (desktop.Point, error) {
 	const patience, glance = 250 * time.Millisecond, 2 * time.Millisecond
-	const buttons = xproto.KeyButMaskButton1 | xproto.KeyButMaskButton2 | xproto.KeyButMaskButton3 |
-		xproto.KeyButMaskButton4 | xproto.KeyButMaskButton5
+	goal := d.hands.goal
 	for began := time.Now(); ; {
 		at, err := xproto.QueryPointer(d.x, d.root).Reply()
 		if err != nil {
 			return desktop.Point{}, d.gone(err)
 		}
-		is := desktop.Point{X: int(at.RootX), Y: int(at.RootY)}
-		behind := d.hands.goal != nil && is != *d.hands.goal ||
-			d.hands.clicked && len(d.hands.buttons)+len(d.hands.stayingButtons) == 0 && at.Mask&buttons != 0
-		if !behind || time.Since(began) > patience {
-			return is, nil
+		here := desktop.Point{X: int(at.RootX), Y: int(at.RootY)}
+		if goal == nil || here == *goal || time.Since(began) > patience {
+			return here, nil
 		}
 		if err := d.pause(ctx, glance); err != nil {
 			return desktop.Point{}, err

@@ -56,11 +56,12 @@ type Display struct {
 	work    sync.WaitGroup
 
 	pongs   pongs
+	manager manager
 	picture picture
 }
 
 type atoms struct {
-	protocols, ping, journal xproto.Atom
+	protocols, ping, takeFocus, journal xproto.Atom
 }
 
 // dialTimeout bounds the connection and its handshake: a server that is starting or stuck accepts
@@ -144,7 +145,8 @@ func (d *Display) start() error {
 	// over, and a writer that came between the two would stop both.
 	d.picture.noShare = d.extension("MIT-SHM") != nil
 	err = d.intern([]interned{
-		{&d.atoms.protocols, "WM_PROTOCOLS"}, {&d.atoms.ping, "_NET_WM_PING"}, {&d.atoms.journal, "_BUREAU_BORROWED_KEYS"},
+		{&d.atoms.protocols, "WM_PROTOCOLS"}, {&d.atoms.ping, "_NET_WM_PING"},
+		{&d.atoms.takeFocus, "WM_TAKE_FOCUS"}, {&d.atoms.journal, "_BUREAU_BORROWED_KEYS"},
 	})
 	if err != nil {
 		return err
@@ -155,8 +157,11 @@ func (d *Display) start() error {
 	if err := d.openClipboard(); err != nil {
 		return err
 	}
+	if err := d.openManager(); err != nil {
+		return err
+	}
 	// StructureNotify tells when the display is resized; SubstructureNotify brings the answers to
-	// pings, which applications send to the root window.
+	// pings, which applications send to the root window, and those of the window manager.
 	err = xproto.ChangeWindowAttributesChecked(d.x, d.root, xproto.CwEventMask,
 		[]uint32{xproto.EventMaskStructureNotify | xproto.EventMaskSubstructureNotify}).Check()
 	if err != nil {
@@ -251,8 +256,11 @@ func (d *Display) readEvents() {
 			}
 			d.log.Debug("X error", "error", xerr)
 		case xproto.ConfigureNotifyEvent:
-			if e.Window == d.root {
+			switch e.Window {
+			case d.root:
 				d.setSize(desktop.Size{Width: int(e.Width), Height: int(e.Height)})
+			case d.manager.window:
+				d.manager.placed(e.X)
 			}
 		case xproto.SelectionRequestEvent, xproto.SelectionNotifyEvent, xproto.PropertyNotifyEvent:
 			d.clip.event(e)

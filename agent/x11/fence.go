@@ -2,7 +2,6 @@ package x11
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,6 +34,10 @@ const (
 	// a multimedia key, which opens a sidebar or goes to another page.
 	pingTime   = 20 * time.Second
 	pingStroke = 50 * time.Millisecond
+	// idleTime and idleStroke are the same for a process that is watched: one that is never seen asleep
+	// may just be busy with something else, as a game is.
+	idleTime   = 2 * time.Second
+	idleStroke = 5 * time.Millisecond
 	// quietTime and quietStroke are how long an application is left alone about which nothing can
 	// be found out.
 	quietTime   = 150 * time.Millisecond
@@ -128,28 +131,36 @@ func (d *Display) pointed() (xproto.Window, error) {
 
 // answering walks up to the ancestor that answers pings.
 func (d *Display) answering(window xproto.Window) (reader, error) {
-	inner := window
+	topLevel, known := d.listing(window, d.atoms.ping)
+	switch {
+	case !known:
+		return reader{}, nil
+	case topLevel == xproto.WindowNone:
+		return reader{process: d.owner(window)}, nil
+	}
+	return reader{topLevel: topLevel}, nil
+}
+
+// listing is the window or the nearest ancestor that lists a protocol in WM_PROTOCOLS, WindowNone when
+// none does. It is not known when the window has gone.
+func (d *Display) listing(window xproto.Window, protocol xproto.Atom) (topLevel xproto.Window, known bool) {
 	for range 100 { // a loop in the tree cannot be, an adversary can
-		if window == 0 || window == d.root {
-			return reader{process: d.owner(inner)}, nil
+		if window == xproto.WindowNone || window == d.root {
+			return xproto.WindowNone, true
 		}
 		property := xproto.GetProperty(d.x, false, window, d.atoms.protocols, xproto.AtomAtom, 0, 64)
 		tree := xproto.QueryTree(d.x, window)
 		protocols, err := property.Reply()
 		parent, treeErr := tree.Reply()
 		if err != nil || treeErr != nil {
-			return reader{}, nil // the window has just gone
+			return xproto.WindowNone, false
 		}
-		if protocols.Format == 32 {
-			for atom := range slices.Chunk(protocols.Value, 4) {
-				if len(atom) == 4 && xproto.Atom(binary.LittleEndian.Uint32(atom)) == d.atoms.ping {
-					return reader{topLevel: window}, nil
-				}
-			}
+		if slices.Contains(numbersOf(protocols), uint32(protocol)) {
+			return window, true
 		}
 		window = parent.Parent
 	}
-	return reader{}, nil
+	return xproto.WindowNone, false
 }
 
 // owner is the local process that made a window, 0 when the server does not say.
@@ -180,7 +191,9 @@ func (d *Display) fence(ctx context.Context, readers []reader, strokes int) erro
 		case r.topLevel != 0:
 			err = d.answer(limited, r.topLevel)
 		case r.process != 0:
-			err = d.idle(limited, r.process)
+			watching, stop := context.WithTimeout(limited, idleTime+time.Duration(strokes)*idleStroke)
+			err = d.idle(watching, r.process)
+			stop()
 		default:
 			err = d.pause(limited, quietTime+time.Duration(strokes)*quietStroke)
 		}

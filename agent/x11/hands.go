@@ -19,7 +19,8 @@ type hands struct {
 	keys    []byte         // keycodes held by the action under way, in the order pressed
 	buttons []byte         // physical buttons held by it
 	goal    *desktop.Point // where the call under way last put the pointer
-	clicked bool           // it has released a button
+	struck  xproto.Window  // the child of the root window that was last clicked at
+	stirred bool           // something was pressed that may move the focus, since the last fence of focus.go
 
 	staying        []staying // keys, in the order pressed
 	stayingButtons []byte
@@ -104,8 +105,16 @@ func (h *hands) letGo() {
 	}
 }
 
+// heard notes that a combination was released that a window manager may have listened to.
+func (h *hands) heard(combination Combination) {
+	if slices.ContainsFunc(combination, Keysym.managers) {
+		h.stirred, h.struck = true, xproto.WindowNone
+	}
+}
+
 func (h *hands) buttonDown(button byte) {
 	h.buttons = append(h.buttons, button)
+	h.stirred = true
 	h.fake(xproto.ButtonPress, button)
 }
 
@@ -114,7 +123,7 @@ func (h *hands) buttonUp(button byte) {
 		h.buttons = slices.Delete(h.buttons, i, i+1)
 	}
 	h.stayingButtons = slices.DeleteFunc(h.stayingButtons, func(b byte) bool { return b == button })
-	h.clicked = true
+	h.stirred = true
 	h.fake(xproto.ButtonRelease, button)
 }
 
@@ -123,6 +132,7 @@ func (h *hands) buttonStay(button byte) {
 	if !slices.Contains(h.stayingButtons, button) {
 		h.stayingButtons = append(h.stayingButtons, button)
 	}
+	h.stirred = true
 	h.fake(xproto.ButtonPress, button)
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,7 +24,7 @@ import (
 
 // packages are the Debian packages of the programs that the tests start.
 var packages = map[string]string{
-	"Xvfb": "xvfb", "openbox": "openbox", "xterm": "xterm", "mousepad": "mousepad", "firefox-esr": "firefox-esr",
+	"Xvfb": "xvfb", "openbox": "openbox", "xfwm4": "xfwm4", "dbus-run-session": "dbus-daemon", "xterm": "xterm", "mousepad": "mousepad", "firefox-esr": "firefox-esr",
 	"setxkbmap": "x11-xkb-utils", "xrandr": "x11-xserver-utils", "xdotool": "xdotool", "xprop": "x11-utils", "xwininfo": "x11-utils", "xclip": "xclip",
 }
 
@@ -83,14 +84,19 @@ func startApp(t testing.TB, display, name string, args ...string) {
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "DISPLAY=" + display, "HOME=" + home, "LC_ALL=C.UTF-8",
 		"XDG_RUNTIME_DIR=" + home, "DBUS_SESSION_BUS_ADDRESS=disabled:",
 		"GSETTINGS_BACKEND=memory", "NO_AT_BRIDGE=1", "GTK_IM_MODULE=gtk-im-context-simple"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	run(t, cmd)
+	t.Cleanup(func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }) // with what it has started
 }
 
 // startWindowManager starts one and waits until it manages the display.
-func startWindowManager(t testing.TB, display string) {
+func startWindowManager(t testing.TB, display string, manager ...string) {
 	t.Helper()
+	if len(manager) == 0 {
+		manager = []string{"openbox"}
+	}
 	c := connect(t, display)
-	startApp(t, display, "openbox")
+	startApp(t, display, manager[0], manager[1:]...)
 	const name = "_NET_SUPPORTING_WM_CHECK"
 	atom, err := xproto.InternAtom(c.x, false, uint16(len(name)), name).Reply()
 	if err != nil {
@@ -314,9 +320,14 @@ type terminal struct {
 
 func newTerminal(t testing.TB, display string) *terminal {
 	t.Helper()
+	return newTerminalAt(t, display, "80x24+0+0")
+}
+
+func newTerminalAt(t testing.TB, display, geometry string) *terminal {
+	t.Helper()
 	c := connect(t, display)
 	path := filepath.Join(t.TempDir(), "typed")
-	startApp(t, display, "xterm", "-u8", "-geometry", "80x24+0+0", "-e", "sh", "-c",
+	startApp(t, display, "xterm", "-u8", "-geometry", geometry, "-e", "sh", "-c",
 		"stty raw -echo; : > '"+path+"'; exec cat >> '"+path+"'")
 	eventually(t, 30*time.Second, "xterm", func() bool {
 		_, err := os.Stat(path)

@@ -118,6 +118,12 @@ func (s Keysym) modifier() bool {
 	return false
 }
 
+// managers tells whether the key, alone or with others, is one that window managers listen to, to
+// switch windows above all.
+func (s Keysym) managers() bool {
+	return s >= 0xffe7 && s <= 0xffee // meta, alt, super, hyper
+}
+
 // lock tells whether pressing the key changes how later keys are read.
 func (s Keysym) lock() bool {
 	switch {

@@ -142,6 +142,11 @@ func (c click) do(ctx context.Context, d *Display) error {
 	if err != nil {
 		return err
 	}
+	if c.action != "up" {
+		if err := d.approached(ctx, c.at); err != nil {
+			return err
+		}
+	}
 	if err := d.hold(c.modifiers); err != nil {
 		return err
 	}
@@ -355,6 +360,9 @@ func (g drag) do(ctx context.Context, d *Display) error {
 			return err
 		}
 		g.path = []desktop.Point{at, g.path[0]}
+	}
+	if err := d.approached(ctx, &g.path[0]); err != nil {
+		return err
 	}
 	if err := d.hold(g.modifiers); err != nil {
 		return err

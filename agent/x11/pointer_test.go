@@ -260,7 +260,7 @@ func TestRefusals(t *testing.T) {
 	// display is.
 	_, err := d.Act(t.Context(), []desktop.Action{pressed("a"), {Click: &desktop.Click{X: n(5000), Y: n(1)}}})
 	e, ok := err.(*desktop.Error)
-	if !ok || e.Details["index"] != 1 || e.Details["display"] != (desktop.Size{Width: 1280, Height: 800}) {
+	if !ok || e.Details["index"] != 1 || e.Details["done"] != 0 || e.Details["display"] != (desktop.Size{Width: 1280, Height: 800}) {
 		t.Errorf("error %#v", err)
 	}
 	equal(t, "events", c.events(), nil)

@@ -52,6 +52,11 @@ func (p press) pauses() time.Duration {
 }
 
 func (p press) do(ctx context.Context, d *Display) (err error) {
+	if p.action != "up" {
+		if err := d.refocused(ctx); err != nil {
+			return err
+		}
+	}
 	keys, err := d.keymap()
 	if err != nil {
 		return err
@@ -90,7 +95,7 @@ func (p press) do(ctx context.Context, d *Display) (err error) {
 	}
 	for range p.repeat {
 		for i, combination := range p.combinations {
-			if err := ctx.Err(); err != nil {
+			if err := d.refocused(ctx); err != nil {
 				return err
 			}
 			if len(lender.lent) > 0 {
@@ -121,6 +126,7 @@ func (p press) do(ctx context.Context, d *Display) (err error) {
 				}
 			}
 			d.hands.release()
+			d.hands.heard(combination)
 		}
 	}
 	return nil
@@ -167,6 +173,7 @@ func (p press) down(d *Display, keys *keymap) error {
 // something else holds down.
 func (p press) up(d *Display, keys *keymap) {
 	for _, combination := range slices.Backward(p.combinations) {
+		d.hands.heard(combination)
 		for _, sym := range slices.Backward(combination) {
 			s, ok := keys.find(sym)
 			is := func(down staying) bool { return down.sym == sym || ok && down.code == s.code }

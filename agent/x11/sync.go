@@ -32,10 +32,16 @@ func (s *syncing) pauses() time.Duration { return s.limit }
 // the latter, and need not bring it the focus. Of an application about which nothing can be found
 // out nothing is waited for; the clock, which the caller has as well, is all there would be.
 func (s *syncing) do(ctx context.Context, d *Display) error {
-	// A click that a window manager is still holding back would come after the ping.
-	if _, err := d.pointer(ctx); err != nil {
-		return err
+	limited, cancel := context.WithTimeout(ctx, s.limit)
+	defer cancel()
+	// A click that a window manager still holds back would come after the ping, and only when it has
+	// decided is it known who reads the keys.
+	stirred := d.stirred()
+	decided, _ := d.decided(limited)
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
+	s.taken = decided || !stirred
 	focus, err := d.focusWindow()
 	if err != nil {
 		return err
@@ -44,9 +50,6 @@ func (s *syncing) do(ctx context.Context, d *Display) error {
 	if err != nil {
 		return err
 	}
-	limited, cancel := context.WithTimeout(ctx, s.limit)
-	defer cancel()
-	s.taken = true
 	var asked []reader
 	for _, window := range []xproto.Window{focus, under} {
 		if window == xproto.WindowNone || window == d.root {

@@ -115,8 +115,9 @@ func TestSyncWithTerminal(t *testing.T) {
 	x.expect("synced")
 }
 
-// While a window manager holds a click back, the application has not been sent it: the call waits.
-func TestClickHeldBack(t *testing.T) {
+// While a window manager holds a click back, the application has not been sent it: the ping, which
+// nobody holds back, must not come first.
+func TestSyncAfterClickHeldBack(t *testing.T) {
 	display := startServer(t)
 	d, c := openDisplay(t, display), newClient(t, display)
 	c.speaks(d)
@@ -128,11 +129,25 @@ func TestClickHeldBack(t *testing.T) {
 	}
 	go func() {
 		if manager.read() == "press" {
-			time.Sleep(20 * time.Millisecond) // it thinks; the call must not end meanwhile
+			time.Sleep(20 * time.Millisecond) // it thinks
 			xproto.AllowEvents(manager.x, xproto.AllowReplayPointer, xproto.TimeCurrentTime)
 			manager.x.Sync()
 		}
 	}()
-	act(t, d, desktop.Action{Click: &desktop.Click{}})
-	equal(t, "events when the call has ended", c.events(), []string{"button 1 down at 640,400 state 0", "button 1 up at 640,400 state 100"})
+	answer := make(chan desktop.Acted, 1)
+	go func() {
+		acted, err := d.Act(t.Context(), []desktop.Action{{Click: &desktop.Click{}}, synced(desktop.MaxSyncMs)})
+		if err != nil {
+			t.Error(err)
+		}
+		answer <- acted
+	}()
+	for _, want := range []string{"press", "release", "ping"} {
+		if got := c.read(); got != want {
+			t.Errorf("read %s, want %s", got, want)
+		}
+	}
+	if acted := <-answer; !acted.Synced {
+		t.Error("not synced")
+	}
 }

@@ -45,6 +45,9 @@ func (t typing) do(ctx context.Context, d *Display) (err error) {
 	if len(t.text) == 0 {
 		return nil
 	}
+	if err := d.refocused(ctx); err != nil {
+		return err
+	}
 	keys, err := d.keymap()
 	if err != nil {
 		return err

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -272,13 +274,20 @@ func (d *Display) askManager(window xproto.Window, message xproto.Atom, data ...
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(managed, window) {
+	_, err = xproto.GetGeometry(d.x, xproto.Drawable(window)).Reply()
+	if errors.Is(err, io.EOF) {
+		return d.gone(err)
+	}
+	// A window that has just gone may be in the list for a moment longer.
+	if err != nil || !slices.Contains(managed, window) {
 		return desktop.Errorf(desktop.NotFound, "the desktop has no window %d", window)
 	}
 	event := xproto.ClientMessageEvent{
 		Format: 32, Window: window, Type: message,
 		Data: xproto.ClientMessageDataUnionData32New(append(data, make([]uint32, 5-len(data))...)),
 	}
-	return d.gone(xproto.SendEventChecked(d.x, false, d.root,
-		xproto.EventMaskSubstructureNotify|xproto.EventMaskSubstructureRedirect, string(event.Bytes())).Check())
+	err = xproto.SendEventChecked(d.x, false, d.root,
+		xproto.EventMaskSubstructureNotify|xproto.EventMaskSubstructureRedirect, string(event.Bytes())).Check()
+	d.manager.messaged.Store(true)
+	return d.gone(err)
 }

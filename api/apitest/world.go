@@ -22,10 +22,16 @@ type World struct {
 	keys     map[string]desktop.Key // by secret
 	acted    []desktop.Action
 	ran      []desktop.Exec
+	settles  []time.Duration
+	windows  []desktop.Window
+	clip     string
+	size     desktop.Size // of every desktop's display
 	next     int
 
 	// Frames is what the display shows; set it anew, never change it.
 	Shown *desktop.Frame
+	// Restless is a display that never comes to rest.
+	Restless bool
 	// Fail, when not nil, is asked before each call, by the name of the method.
 	Fail func(method string) error
 	// OnExec, when not nil, stands in for a command's run.
@@ -35,12 +41,17 @@ type World struct {
 // Epoch is when everything in a World was made.
 var Epoch = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// DisplaySize is that of a World's desktops.
+// DisplaySize is that of a World's desktops until it is changed.
 var DisplaySize = desktop.Size{Width: 320, Height: 200}
 
 // NewWorld makes an empty one.
 func NewWorld() *World {
-	return &World{keys: map[string]desktop.Key{}, Shown: Frame(1, color.RGBA{40, 80, 120, 255})}
+	return &World{keys: map[string]desktop.Key{}, size: DisplaySize,
+		windows: []desktop.Window{
+			{ID: 7, Title: "Töpfe", Class: "Thunar", Kind: "normal", X: 10, Y: 20, Width: 100, Height: 80, Focused: true},
+			{ID: 9, Title: "Desktop", Class: "Xfdesktop", Kind: "desktop", Width: 320, Height: 200, Workspace: -1},
+		},
+		Shown: Frame(1, color.RGBA{40, 80, 120, 255})}
 }
 
 // Frame is a display of one colour, with a pointer on it.
@@ -123,6 +134,13 @@ func (w *World) Ran() []desktop.Exec {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.ran)
+}
+
+// Settles are the times for which it was waited for the display to come to rest.
+func (w *World) Settles() []time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.settles)
 }
 
 // find is a desktop that the caller may know of. The lock is held.
@@ -281,21 +299,28 @@ func (w *World) Act(_ context.Context, caller desktop.Caller, id string, actions
 		return desktop.Acted{}, err
 	}
 	at := desktop.Point{X: 10, Y: 10}
-	for _, action := range actions {
+	for i, action := range actions {
+		if action.Press != nil && slices.Contains(action.Press.Keys, "nokey") {
+			failure := desktop.Errorf(desktop.Invalid, "there is no key nokey")
+			if len(actions) > 1 {
+				failure.Details = map[string]any{"index": i, "done": 0}
+			}
+			return desktop.Acted{}, failure
+		}
 		switch {
 		case action.Click != nil && action.Click.X != nil:
 			at = desktop.Point{X: *action.Click.X, Y: *action.Click.Y}
 		case action.Move != nil:
 			at = desktop.Point{X: action.Move.X, Y: action.Move.Y}
 		}
-		if at.X < 0 || at.Y < 0 || at.X >= DisplaySize.Width || at.Y >= DisplaySize.Height {
-			failure := desktop.Errorf(desktop.Invalid, "%d,%d is outside the display, which is %dx%d", at.X, at.Y, DisplaySize.Width, DisplaySize.Height)
-			failure.Details = map[string]any{"display": DisplaySize}
+		if at.X < 0 || at.Y < 0 || at.X >= w.size.Width || at.Y >= w.size.Height {
+			failure := desktop.Errorf(desktop.Invalid, "%d,%d is outside the display, which is %dx%d", at.X, at.Y, w.size.Width, w.size.Height)
+			failure.Details = map[string]any{"display": w.size}
 			return desktop.Acted{}, failure
 		}
 	}
 	w.acted = append(w.acted, actions...)
-	return desktop.Acted{Cursor: at, Display: DisplaySize, TookMs: 1.5}, nil
+	return desktop.Acted{Cursor: at, Display: w.size, TookMs: 1.5}, nil
 }
 
 func (w *World) Exec(ctx context.Context, caller desktop.Caller, id string, command desktop.Exec, output func(desktop.Stream, []byte)) (desktop.ExecResult, error) {
@@ -324,16 +349,109 @@ func (w *World) Exec(ctx context.Context, caller desktop.Caller, id string, comm
 	return result, nil
 }
 
-func (w *World) Frame(_ context.Context, caller desktop.Caller, id string) (*desktop.Frame, error) {
+func (w *World) See(_ context.Context, caller desktop.Caller, id string, settle time.Duration) (desktop.Sight, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.enter("Frame"); err != nil {
-		return nil, err
+	if err := w.enter("See"); err != nil {
+		return desktop.Sight{}, err
 	}
 	if err := w.usable(caller, id); err != nil {
-		return nil, err
+		return desktop.Sight{}, err
 	}
-	return w.Shown, nil
+	w.settles = append(w.settles, settle)
+	sight := desktop.Sight{Frame: w.Shown}
+	if settle > 0 {
+		sight.Settled, sight.Waited = !w.Restless, min(settle, 120*time.Millisecond)
+		if w.Restless {
+			sight.Waited = settle
+		}
+	}
+	return sight, nil
+}
+
+func (w *World) ActAndSee(ctx context.Context, caller desktop.Caller, id string, settle time.Duration, actions ...desktop.Action) (*desktop.Acted, desktop.Sight, error) {
+	acted, err := w.Act(ctx, caller, id, actions...)
+	if err != nil {
+		return nil, desktop.Sight{}, err
+	}
+	sight, err := w.See(ctx, caller, id, settle)
+	return &acted, sight, err
+}
+
+// session does something in a desktop's session.
+func (w *World) session(method string, caller desktop.Caller, id string, do func() error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.enter(method); err != nil {
+		return err
+	}
+	if err := w.usable(caller, id); err != nil {
+		return err
+	}
+	return do()
+}
+
+// window is one by its id. The lock is held.
+func (w *World) window(id uint32) (int, error) {
+	for i := range w.windows {
+		if w.windows[i].ID == id {
+			return i, nil
+		}
+	}
+	return 0, desktop.Errorf(desktop.NotFound, "there is no window %d", id)
+}
+
+func (w *World) Windows(_ context.Context, caller desktop.Caller, id string) (list []desktop.Window, err error) {
+	err = w.session("Windows", caller, id, func() error {
+		list = slices.Clone(w.windows)
+		return nil
+	})
+	return list, err
+}
+
+func (w *World) ActivateWindow(_ context.Context, caller desktop.Caller, id string, window uint32) error {
+	return w.session("ActivateWindow", caller, id, func() error {
+		at, err := w.window(window)
+		for i := range w.windows {
+			w.windows[i].Focused = err == nil && i == at
+		}
+		return err
+	})
+}
+
+func (w *World) CloseWindow(_ context.Context, caller desktop.Caller, id string, window uint32) error {
+	return w.session("CloseWindow", caller, id, func() error {
+		at, err := w.window(window)
+		if err == nil {
+			w.windows = slices.Delete(w.windows, at, at+1)
+		}
+		return err
+	})
+}
+
+func (w *World) Clipboard(_ context.Context, caller desktop.Caller, id string) (text string, err error) {
+	err = w.session("Clipboard", caller, id, func() error {
+		text = w.clip
+		return nil
+	})
+	return text, err
+}
+
+func (w *World) SetClipboard(_ context.Context, caller desktop.Caller, id, text string) error {
+	return w.session("SetClipboard", caller, id, func() error {
+		w.clip = text
+		return nil
+	})
+}
+
+func (w *World) Resize(_ context.Context, caller desktop.Caller, id string, size desktop.Size) error {
+	return w.session("Resize", caller, id, func() error {
+		if size.Width%8 != 0 {
+			return desktop.Errorf(desktop.Invalid, "this display's width is a multiple of 8")
+		}
+		w.size = size
+		return nil
+	})
 }
 
 func (w *World) Ready(context.Context) error {

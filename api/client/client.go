@@ -255,26 +255,67 @@ func (c *Client) Destroy(ctx context.Context, id string) error {
 	return err
 }
 
-// Act does one input action; picture, when not nil, asks for the display after it.
-func (c *Client) Act(ctx context.Context, id string, action desktop.Action, picture *api.Picture) (api.Acted, error) {
+// Act does one input action; after says what to wait for then, and whether to answer with a picture.
+func (c *Client) Act(ctx context.Context, id string, action desktop.Action, after api.After) (api.Acted, error) {
 	verb, body := "", any(nil)
 	switch {
 	case action.Click != nil:
-		verb, body = "click", api.ClickRequest{Click: *action.Click, WithScreenshot: api.Want(picture)}
+		verb, body = "click", api.ClickRequest{Click: *action.Click, After: after}
 	case action.Move != nil:
-		verb, body = "move", api.MoveRequest{Move: *action.Move, WithScreenshot: api.Want(picture)}
+		verb, body = "move", api.MoveRequest{Move: *action.Move, After: after}
 	case action.Drag != nil:
-		verb, body = "drag", api.DragRequest{Drag: *action.Drag, WithScreenshot: api.Want(picture)}
+		verb, body = "drag", api.DragRequest{Drag: *action.Drag, After: after}
 	case action.Scroll != nil:
-		verb, body = "scroll", api.ScrollRequest{Scroll: *action.Scroll, WithScreenshot: api.Want(picture)}
+		verb, body = "scroll", api.ScrollRequest{Scroll: *action.Scroll, After: after}
 	case action.Type != nil:
-		verb, body = "type", api.TypeRequest{Type: *action.Type, WithScreenshot: api.Want(picture)}
+		verb, body = "type", api.TypeRequest{Type: *action.Type, After: after}
 	case action.Press != nil:
-		verb, body = "key", api.KeyRequest{Key: action.Press.Keys, Repeat: action.Press.Repeat, HoldMs: action.Press.HoldMs, WithScreenshot: api.Want(picture)}
+		verb, body = "key", api.KeyRequest{Key: action.Press.Keys, Repeat: action.Press.Repeat, HoldMs: action.Press.HoldMs, After: after}
 	default:
 		return api.Acted{}, desktop.Errorf(desktop.Invalid, "there is nothing to do")
 	}
 	return get[api.Acted](ctx, c, http.MethodPost, at(id, verb), body)
+}
+
+// Actions does several actions, in any dialect, and stops at the first error: a *desktop.Error whose
+// Details tell its index, and the results until then.
+func (c *Client) Actions(ctx context.Context, id string, request api.ActionsRequest) (api.ActionsDone, error) {
+	return get[api.ActionsDone](ctx, c, http.MethodPost, at(id, "actions"), request)
+}
+
+// Windows lists a desktop's windows, the topmost first.
+func (c *Client) Windows(ctx context.Context, id string) ([]desktop.Window, error) {
+	return get[[]desktop.Window](ctx, c, http.MethodGet, at(id, "windows"), nil)
+}
+
+// ActivateWindow gives a window the focus.
+func (c *Client) ActivateWindow(ctx context.Context, id string, window uint32) error {
+	_, err := c.call(ctx, http.MethodPost, at(id, fmt.Sprintf("windows/%d/activate", window)), nil, nil)
+	return err
+}
+
+// CloseWindow asks for a window to be closed.
+func (c *Client) CloseWindow(ctx context.Context, id string, window uint32) error {
+	_, err := c.call(ctx, http.MethodDelete, at(id, fmt.Sprintf("windows/%d", window)), nil, nil)
+	return err
+}
+
+// Clipboard is the text on a desktop's clipboard.
+func (c *Client) Clipboard(ctx context.Context, id string) (string, error) {
+	clipboard, err := get[api.Clipboard](ctx, c, http.MethodGet, at(id, "clipboard"), nil)
+	return clipboard.Text, err
+}
+
+// SetClipboard puts a text there.
+func (c *Client) SetClipboard(ctx context.Context, id, text string) error {
+	_, err := c.call(ctx, http.MethodPut, at(id, "clipboard"), api.Clipboard{Text: text}, nil)
+	return err
+}
+
+// Resize changes the size of a desktop's display.
+func (c *Client) Resize(ctx context.Context, id string, size desktop.Size) error {
+	_, err := c.call(ctx, http.MethodPatch, at(id, "display"), api.DisplayRequest{Width: size.Width, Height: size.Height}, nil)
+	return err
 }
 
 // Shot is a picture of a display.
@@ -283,6 +324,8 @@ type Shot struct {
 	ContentType string
 	Source      desktop.Source
 	ETag        string
+	Settled     bool          // whether the display had come to rest, when that was asked for
+	Waited      time.Duration // how long that was waited for
 }
 
 // Screenshot is the display as it is now. For the cursor, p.Cursor must be set.
@@ -302,6 +345,7 @@ func (c *Client) Screenshot(ctx context.Context, id string, p api.Picture) (Shot
 	set("scale", strconv.FormatFloat(p.Scale, 'g', -1, 64), "0")
 	set("maxWidth", strconv.Itoa(p.MaxWidth), "0")
 	set("maxHeight", strconv.Itoa(p.MaxHeight), "0")
+	set("settleMs", strconv.Itoa(p.SettleMs), "0")
 	response, err := c.send(ctx, http.MethodGet, at(id, "screenshot")+"?"+query.Encode(), nil, "image/*, application/problem+json")
 	if err != nil {
 		return Shot{}, err
@@ -312,7 +356,11 @@ func (c *Client) Screenshot(ctx context.Context, id string, p api.Picture) (Shot
 		return Shot{}, desktop.Errorf(desktop.Unavailable, "the picture broke off: %w", err)
 	}
 	header := response.Header
-	return Shot{data, header.Get("Content-Type"), desktop.Source(header.Get("X-Bureau-Source")), header.Get("ETag")}, nil
+	waited, _ := strconv.Atoi(header.Get("X-Bureau-Waited-Ms")) // absent unless asked for
+	return Shot{
+		Bytes: data, ContentType: header.Get("Content-Type"), Source: desktop.Source(header.Get("X-Bureau-Source")), ETag: header.Get("ETag"),
+		Settled: header.Get("X-Bureau-Settled") == "true", Waited: time.Duration(waited) * time.Millisecond,
+	}, nil
 }
 
 // Exec runs a command and waits for its end. output, when not nil, receives the output as it is

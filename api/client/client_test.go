@@ -85,7 +85,7 @@ func TestRoundTrips(t *testing.T) {
 		{Press: &desktop.Press{Keys: []string{"a", "b"}, Repeat: 2}},
 	}
 	for _, action := range actions {
-		acted, err := c.Act(ctx, "dt-1", action, &api.Picture{Format: "jpeg", MaxWidth: 100})
+		acted, err := c.Act(ctx, "dt-1", action, api.After{Screenshot: api.Want(&api.Picture{Format: "jpeg", MaxWidth: 100, SettleMs: 50})})
 		if err != nil || acted.Screenshot == nil || acted.Screenshot.Width != 100 || acted.Screenshot.ContentType != "image/jpeg" {
 			t.Errorf("act: %+v, %v", acted.Acted, err)
 		}
@@ -93,8 +93,31 @@ func TestRoundTrips(t *testing.T) {
 	if got := w.Acted(); !reflect.DeepEqual(got, actions) {
 		t.Errorf("did %+v, want %+v", got, actions)
 	}
-	if _, err := c.Act(ctx, "dt-1", desktop.Action{}, nil); desktop.CodeOf(err) != desktop.Invalid {
+	if _, err := c.Act(ctx, "dt-1", desktop.Action{}, api.After{}); desktop.CodeOf(err) != desktop.Invalid {
 		t.Errorf("nothing: %v", err)
+	}
+
+	done, err := c.Actions(ctx, "dt-1", api.ActionsRequest{Actions: api.Actions(`{"action":"mouse_move","coordinate":[5,6]}`),
+		Display: &desktop.Size{Width: 160, Height: 100}})
+	if err != nil || done.Dialect != "anthropic" || len(done.Results) != 1 || done.Completed != 1 || done.Cursor != (desktop.Point{X: 11, Y: 13}) {
+		t.Errorf("actions: %+v, %v", done, err)
+	}
+	_, err = c.Actions(ctx, "dt-1", api.ActionsRequest{Actions: api.Actions(`[{"type":"move","x":1,"y":1},{"type":"key","key":"nokey"}]`)})
+	if e, ok := err.(*desktop.Error); !ok || e.Code != desktop.Invalid || e.Details["index"] != 1.0 || e.Details["completed"] != 1.0 {
+		t.Errorf("actions: %#v", err)
+	}
+	if list, err := c.Windows(ctx, "dt-1"); err != nil || len(list) != 2 {
+		t.Errorf("windows: %+v, %v", list, err)
+	}
+	if err := errors.Join(c.ActivateWindow(ctx, "dt-1", 9), c.CloseWindow(ctx, "dt-1", 9), c.SetClipboard(ctx, "dt-1", "grüß"),
+		c.Resize(ctx, "dt-1", desktop.Size{Width: 320, Height: 200})); err != nil {
+		t.Error(err)
+	}
+	if err := c.CloseWindow(ctx, "dt-1", 9); desktop.CodeOf(err) != desktop.NotFound {
+		t.Errorf("close: %v", err)
+	}
+	if text, err := c.Clipboard(ctx, "dt-1"); err != nil || text != "grüß" {
+		t.Errorf("clipboard: %q, %v", text, err)
 	}
 
 	shot, err := c.Screenshot(ctx, "dt-1", api.Picture{Format: "png", Scale: 0.5, Cursor: true})

@@ -94,7 +94,7 @@ func (o *object) bureau(action string) []Step {
 		o.need("ms")
 		return pause(time.Duration(o.intOr("ms", 0, 0, int(MaxPause.Milliseconds()))) * time.Millisecond)
 	case "screenshot":
-		look := &Look{Region: o.region("region"), SettleMs: o.int("settleMs", 0, int(MaxPause.Milliseconds()))}
+		look := &Look{Region: o.region("region"), SettleMs: o.int("settleMs", 0, int(desktop.MaxSettle.Milliseconds()))}
 		return []Step{{Look: look}}
 	case "cursor":
 		return []Step{{Cursor: true}}

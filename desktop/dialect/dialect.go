@@ -37,6 +37,16 @@ const (
 type Batch struct {
 	Dialect Name
 	Calls   []Call
+
+	names []string // of the actions
+}
+
+// ActionName is what the model called an action, by its index over the whole request.
+func (b *Batch) ActionName(index int) string {
+	if index < 0 || index >= len(b.names) {
+		return ""
+	}
+	return shorten(b.names[index])
 }
 
 // Call is what the vendor expects one result for: an action, or several that came as one.
@@ -141,6 +151,7 @@ func Decode(data []byte, dialect Name, mapping Mapping) (*Batch, error) {
 				call.Safety = reader.safety
 			}
 			call.Steps = append(call.Steps, steps...)
+			batch.names = append(batch.names, action.name)
 		}
 		call.NeedsPicture = needsPicture(dialect, call.Steps)
 		batch.Calls = append(batch.Calls, call)

@@ -394,6 +394,21 @@ func TestRefusalDetails(t *testing.T) {
 	}
 }
 
+func TestActionNames(t *testing.T) {
+	batch, err := Decode([]byte(`[{"type":"computer_call","call_id":"c","actions":[{"type":"wait"},{"type":"screenshot"}]},{"type":"keypress","keys":["a"]}]`),
+		Auto, Mapping{Real: desktop.Size{Width: 10, Height: 10}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for i := -1; i < 4; i++ {
+		names = append(names, batch.ActionName(i))
+	}
+	if got := fmt.Sprintf("%q", names); got != `["" "wait" "screenshot" "keypress" ""]` {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestMappingsAreChecked(t *testing.T) {
 	for _, m := range []Mapping{
 		{},

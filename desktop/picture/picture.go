@@ -43,7 +43,10 @@ type Options struct {
 	// MaxWidth and MaxHeight, when positive, shrink the picture to fit, its proportions kept. They
 	// never enlarge it, and Scale cannot be given with them.
 	MaxWidth, MaxHeight int
-	Cursor              bool // draw it
+	// Exact, when not nil, is the size of the picture, whatever its proportions are then. It goes
+	// with none of the others that say how large.
+	Exact  *desktop.Size
+	Cursor bool // draw it
 }
 
 // Picture is an image file.
@@ -71,6 +74,10 @@ func (o Options) Check() error {
 		return desktop.Errorf(desktop.Invalid, "the largest width and height cannot be negative")
 	case o.Scale != 0 && (o.MaxWidth > 0 || o.MaxHeight > 0):
 		return desktop.Errorf(desktop.Invalid, "give either a scale or a largest width and height")
+	case o.Exact != nil && (o.Scale != 0 || o.MaxWidth > 0 || o.MaxHeight > 0):
+		return desktop.Errorf(desktop.Invalid, "give either an exact size or a scale or a largest width and height")
+	case o.Exact != nil && (o.Exact.Width < 1 || o.Exact.Height < 1):
+		return desktop.Errorf(desktop.Invalid, "an exact size of %dx%d is none", o.Exact.Width, o.Exact.Height)
 	case o.Region != nil && o.Region.Empty():
 		return desktop.Errorf(desktop.Invalid, "the region is empty")
 	}
@@ -142,7 +149,10 @@ func (o Options) size(region image.Rectangle) (width, height int, err error) {
 	}
 	width = max(1, int(math.Round(float64(region.Dx())*scale)))
 	height = max(1, int(math.Round(float64(region.Dy())*scale)))
-	if width*height > MaxPixels {
+	if o.Exact != nil {
+		width, height = o.Exact.Width, o.Exact.Height
+	}
+	if int64(width)*int64(height) > MaxPixels {
 		return 0, 0, desktop.Errorf(desktop.Invalid, "a picture of %dx%d is larger than %d pixels", width, height, MaxPixels)
 	}
 	return width, height, nil

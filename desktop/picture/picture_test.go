@@ -129,6 +129,9 @@ func TestInvalidOptions(t *testing.T) {
 		{Options{Scale: math.Inf(1)}, "scale +Inf"},
 		{Options{MaxWidth: -1}, "negative"},
 		{Options{Scale: 0.5, MaxHeight: 100}, "either"},
+		{Options{Exact: &desktop.Size{Width: 10}}, "10x0"},
+		{Options{Exact: &desktop.Size{Width: 10, Height: 10}, MaxWidth: 5}, "exact"},
+		{Options{Exact: &desktop.Size{Width: 1 << 20, Height: 1 << 20}}, "larger than"},
 		{Options{Region: region(0, 0, 0, 10)}, "empty"},
 		{Options{Region: region(0, 0, -5, -5)}, "empty"},
 		{Options{Region: region(-1, 0, 10, 10)}, "display of 320x200"},
@@ -161,6 +164,8 @@ func TestSize(t *testing.T) {
 		{Options{MaxHeight: 50}, 80, 50},
 		{Options{MaxWidth: 160, MaxHeight: 50}, 80, 50},
 		{Options{MaxWidth: 5000, MaxHeight: 5000}, 320, 200},
+		{Options{Exact: &desktop.Size{Width: 161, Height: 99}}, 161, 99},
+		{Options{Exact: &desktop.Size{Width: 100, Height: 300}}, 100, 300},
 		{Options{MaxWidth: 7, Region: &image.Rectangle{Max: image.Pt(20, 10)}}, 7, 4},
 	} {
 		p, _ := render(t, frame, c.options)

@@ -88,7 +88,7 @@ func events(args []string) error {
 	for {
 		raw, xerr := d.WaitForEvent()
 		if xerr != nil {
-			return fmt.Errorf("X error: %v", xerr)
+			return fmt.Errorf("an X error: %v", xerr)
 		}
 		if raw == nil {
 			return errors.New("the X server has gone")

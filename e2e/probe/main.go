@@ -19,6 +19,7 @@ var commands = map[string]func(args []string) error{
 	"events":  events,  // a window that logs what it receives
 	"collect": collect, // what that window has received since the last time
 	"paint":   paint,   // a window over the whole display, every pixel of which is known
+	"draw":    draw,    // a window that takes its time to draw, blinks or never rests
 	"grab":    grab,    // the display as the X server gives it
 	"cursor":  cursor,  // the pointer's picture and place
 	"pointer": pointer, // the pointer's place, buttons and modifiers

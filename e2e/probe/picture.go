@@ -86,7 +86,7 @@ func paint(args []string) error {
 			return io.ErrUnexpectedEOF
 		}
 		if xerr != nil {
-			return fmt.Errorf("X error: %v", xerr)
+			return fmt.Errorf("an X error: %v", xerr)
 		}
 		v, ok := raw.(xproto.VisibilityNotifyEvent)
 		switch {
