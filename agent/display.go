@@ -54,10 +54,10 @@ type Display interface {
 type OpenDisplay func(ctx context.Context) (Display, error)
 
 const (
-	shownWait      = 50 * time.Millisecond // for a server that others keep busy
-	shownPause     = time.Second           // before such a server is asked again
-	displayWait    = 15 * time.Second      // for one attempt to connect
-	managerWait    = 4 * time.Minute       // for a session's window manager; a display may be meant to have none
+	shownWait      = 500 * time.Millisecond // for a server that others keep busy
+	shownPause     = 2 * time.Second        // before such a server is asked again
+	displayWait    = 15 * time.Second       // for one attempt to connect
+	managerWait    = 4 * time.Minute        // for a session's window manager; a display may be meant to have none
 	managerPause   = 100 * time.Millisecond
 	addressesFirst = time.Second // between two looks while there is no address
 	addressesEvery = 10 * time.Second
