@@ -47,6 +47,12 @@ func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: wrapped.Error(), Err: errors.Unwrap(wrapped)}
 }
 
+// Because records a cause that is the operator's business alone: the message stays as it is.
+func (e *Error) Because(err error) *Error {
+	e.Err = err
+	return e
+}
+
 // CodeOf is the kind of the first Error in err's chain, Internal when there is none.
 func CodeOf(err error) Code {
 	var e *Error

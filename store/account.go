@@ -30,7 +30,7 @@ func (s *Store) InsertUser(ctx context.Context, u desktop.User) error {
 		return err
 	})
 	if duplicate(err) {
-		return desktop.Errorf(desktop.Conflict, "there is a user %s already: %w", u.Email, err)
+		return desktop.Errorf(desktop.Conflict, "there is a user %s already", u.Email).Because(err)
 	}
 	if err != nil {
 		return fmt.Errorf("keep user %s: %w", u.ID, err)
@@ -122,9 +122,9 @@ func (s *Store) InsertKey(ctx context.Context, k desktop.Key, hash []byte) error
 	case err == nil:
 		return nil
 	case duplicate(err):
-		return desktop.Errorf(desktop.Conflict, "there is such a key already: %w", err)
+		return desktop.Errorf(desktop.Conflict, "there is such a key already").Because(err)
 	case dangling(err):
-		return desktop.Errorf(desktop.NotFound, "there is no user %s: %w", k.UserID, err)
+		return desktop.Errorf(desktop.NotFound, "there is no user %s", k.UserID).Because(err)
 	}
 	return fmt.Errorf("keep key %s: %w", k.ID, err)
 }

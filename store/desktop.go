@@ -53,9 +53,9 @@ func (s *Store) InsertDesktop(ctx context.Context, r desktop.Record, limit int) 
 	case err == nil:
 		return nil
 	case duplicate(err):
-		return desktop.Errorf(desktop.Conflict, "there is a desktop %s already: %w", r.ID, err)
+		return desktop.Errorf(desktop.Conflict, "there is a desktop %s already", r.ID).Because(err)
 	case dangling(err):
-		return desktop.Errorf(desktop.NotFound, "there is no user %s: %w", r.Owner, err)
+		return desktop.Errorf(desktop.NotFound, "there is no user %s", r.Owner).Because(err)
 	}
 	return fmt.Errorf("keep desktop %s: %w", r.ID, err)
 }
