@@ -215,7 +215,7 @@ func (b *bench) openSink(ctx context.Context) error {
 	_, err := b.sh(ctx, `
 rm -rf `+benchFolder+`; mkdir -p `+benchFolder+`; cd `+benchFolder+`
 for tool in xdotool scrot; do command -v $tool >/dev/null || { echo "the guest has no $tool" >&2; exit 1; }; done
-printf '#!/bin/sh\nstty raw -echo\necho $$ >pid\nexec cat >typed\n' >sink; chmod +x sink
+printf '#!/bin/sh\nstty raw -echo\necho $$ >pid\nexec cat >>typed\n' >sink; chmod +x sink
 if command -v xfce4-terminal >/dev/null; then xfce4-terminal --disable-server -T bureau-bench -x ./sink
 elif command -v xterm >/dev/null; then xterm -T bureau-bench -e ./sink
 else x-terminal-emulator -e ./sink; fi >/dev/null 2>&1 &
@@ -318,7 +318,7 @@ func (b *bench) screenshots(ctx context.Context, report *benchReport) error {
 	changed := measurement{Name: "screenshot", UsualWay: "scrot to a file and back"}
 	same := measurement{Name: "screenshot, unchanged", UsualWay: "screenshot, changed"}
 	for i := range b.rounds {
-		if _, err := b.post(ctx, "move", map[string]any{"x": benchX + 10*(i%2), "y": benchY}, nil); err != nil {
+		if _, err := b.post(ctx, "move", map[string]any{"x": benchX + 3*i%300, "y": benchY}, nil); err != nil {
 			return err
 		}
 		_, tag, ms, err := b.screenshot(ctx, nil, "")
