@@ -490,7 +490,7 @@ func TestAdministration(t *testing.T) {
 	}
 	w = b.asLocal("POST", "/v1/admin/keys", `{"user":"`+user.ID+`"}`)
 	var key NewKey
-	if err := json.Unmarshal(w.Body.Bytes(), &key); err != nil || !strings.HasPrefix(key.Secret, keyPrefix) || len(key.Capabilities) != 2 {
+	if err := json.Unmarshal(w.Body.Bytes(), &key); err != nil || !strings.HasPrefix(key.Secret, desktop.KeyPrefix) || len(key.Capabilities) != 2 {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
 	b.into(b.do("GET", "/v1/me", "", "Authorization: Bearer "+key.Secret), 200, nil)

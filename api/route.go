@@ -205,11 +205,8 @@ func (r rule) allow(caller desktop.Caller) error {
 	return &desktop.Error{Code: desktop.Forbidden, Message: sentence, Details: map[string]any{"required": required, "held": held}}
 }
 
-// keyPrefix begins every key; the rest is bounded, so that nonsense costs no look-up.
-const (
-	keyPrefix    = "sk_live_"
-	maxKeyLength = 128
-)
+// maxKeyLength bounds what is taken for a key, so that nonsense costs no look-up.
+const maxKeyLength = 128
 
 // authenticate finds the caller. A key counts wherever the request came in; without one, the
 // administration socket makes the operator.
@@ -222,7 +219,7 @@ func (s *Server) authenticate(ctx context.Context, header string) (desktop.Calle
 	}
 	scheme, secret, _ := strings.Cut(header, " ")
 	secret = strings.TrimSpace(secret)
-	if !strings.EqualFold(scheme, "Bearer") || !strings.HasPrefix(secret, keyPrefix) || len(secret) > maxKeyLength {
+	if !strings.EqualFold(scheme, "Bearer") || !strings.HasPrefix(secret, desktop.KeyPrefix) || len(secret) > maxKeyLength {
 		return desktop.Caller{}, desktop.Errorf(desktop.Unauthenticated, "the key is not a good one")
 	}
 	caller, err := s.accounts.Authenticate(ctx, secret)
