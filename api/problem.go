@@ -55,6 +55,8 @@ var kinds = []Kind{
 		"The request is over a documented limit. Send less at once."},
 	{string(unsupportedMedia), http.StatusUnsupportedMediaType, "Unsupported media type",
 		"Bodies are JSON: send \"Content-Type: application/json\"."},
+	{string(desktop.Locked), http.StatusLocked, "Held by a person",
+		"A person holds the desktop's input lease: \"holder\" says who, \"expiresAt\" until when. Pictures stay allowed; act after the lease has ended."},
 	{string(desktop.RateLimited), http.StatusTooManyRequests, "Too many requests",
 		"The key is over its rate. Wait as long as the Retry-After header says."},
 	{string(desktop.Internal), http.StatusInternalServerError, "Internal fault",

@@ -45,7 +45,7 @@ func (a *app) codeFor(err error) int {
 		return exitNotFound
 	case desktop.Unauthenticated, desktop.Forbidden:
 		return exitDenied
-	case desktop.Conflict:
+	case desktop.Conflict, desktop.Locked:
 		return exitConflict
 	case desktop.RateLimited, desktop.Exhausted, desktop.Unavailable:
 		return exitUnavailable

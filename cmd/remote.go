@@ -243,6 +243,8 @@ func statusCode(status int) desktop.Code {
 		return desktop.Conflict
 	case http.StatusRequestEntityTooLarge:
 		return desktop.TooLarge
+	case http.StatusLocked:
+		return desktop.Locked
 	case http.StatusTooManyRequests:
 		return desktop.RateLimited
 	case http.StatusInsufficientStorage:

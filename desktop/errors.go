@@ -18,6 +18,7 @@ const (
 	Forbidden       Code = "forbidden"       // a good key that does not carry the capability
 	NotFound        Code = "not-found"       // no such thing, or not the caller's
 	Conflict        Code = "conflict"        // not in the present state
+	Locked          Code = "locked"          // a person holds the desktop's input lease
 	TooLarge        Code = "too-large"       // over a documented limit
 	RateLimited     Code = "rate-limited"    // too many requests
 	Exhausted       Code = "exhausted"       // the host has not enough memory or disk

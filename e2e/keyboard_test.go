@@ -180,7 +180,7 @@ func TestTypingIntoABrowser(t *testing.T) {
 	const dir = "/tmp/typed-browser"
 	g.sh(t, "rm -rf "+dir)
 	g.background(t, probePath+" web -addr 127.0.0.1:8765 -dir "+dir)
-	g.sh(t, "mkdir "+dir+" && cat >"+dir+"/user.js <<'END'\n"+browserSettings+"END")
+	g.sh(t, "mkdir -p "+dir+" && cat >"+dir+"/user.js <<'END'\n"+browserSettings+"END")
 	g.background(t, "firefox-esr --no-remote --profile "+dir+" http://127.0.0.1:8765/")
 	w := g.await(t, "firefox-esr")
 	eventually(t, 3*time.Minute, func() error {
