@@ -375,7 +375,15 @@ func (g *guest) events(t testing.TB, geometry string) events {
 // collect is what has happened since the last collect, all of it.
 func (e events) collect(t testing.TB) []event {
 	t.Helper()
-	return decode[[]event](t, e.probe(t, "collect -log "+e.log))
+	all, _ := e.collectAll(t)
+	return all
+}
+
+// collectAll is collect, and an event where the pointer is then.
+func (e events) collectAll(t testing.TB) (all []event, pointer event) {
+	t.Helper()
+	all = decode[[]event](t, e.probe(t, "collect -log "+e.log))
+	return all[:len(all)-1], all[len(all)-1]
 }
 
 // window is one of the desktop's windows.

@@ -98,6 +98,7 @@ func (d definition) xml() (string, error) {
 			"root=/dev/vda", "rw", "quiet", "console=ttyS0", "console=tty0",
 			"systemd.hostname=" + hostName(d.spec.Name, d.spec.ID),
 			fmt.Sprintf("systemd.machine_id=%x", id[:]),
+			"tsc=reliable", "mitigations=off", "no5lvl",
 		}, " ")
 	} else {
 		domain.OS.BootDevices = []libvirtxml.DomainBootDevice{{Dev: "hd"}}

@@ -53,7 +53,9 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	s := &Store{}
 	if s.writer, err = connect(path, "_txlock", "immediate"); err == nil {
 		s.writer.SetMaxOpenConns(1)
-		err = migrate(ctx, s.writer, migrations)
+		if err = connected(ctx, s.writer); err == nil {
+			err = migrate(ctx, s.writer, migrations)
+		}
 	}
 	if err == nil {
 		if s.reader, err = connect(path, "_pragma", "query_only(1)"); err == nil {
@@ -93,6 +95,25 @@ func connect(path, key, value string) (*sql.DB, error) {
 	query.Add(key, value)
 	dsn := url.URL{Scheme: "file", Path: path, RawQuery: query.Encode()}
 	return sql.Open("sqlite", dsn.String())
+}
+
+// connected makes a first connection. The change to WAL wants the file for itself, and SQLite does not
+// wait for that as it does for a lock: of two processes that open a new database at once, one is told
+// that it is busy.
+func connected(ctx context.Context, db *sql.DB) error {
+	const pause = 5 * time.Millisecond
+	for began := time.Now(); ; {
+		err := db.PingContext(ctx)
+		var e *sqlite.Error
+		if !errors.As(err, &e) || e.Code()&0xff != sqlite3.SQLITE_BUSY || time.Since(began) > busyTimeout {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
 }
 
 // Ping tells whether the database answers.

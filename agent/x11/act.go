@@ -84,7 +84,7 @@ func (d *Display) ended(ctx context.Context) error {
 }
 
 func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Acted, error) {
-	size, err := d.measure()
+	size, err := d.survey(actions)
 	if err != nil {
 		return desktop.Acted{}, err
 	}
@@ -124,6 +124,31 @@ func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 	}
 	acted.Display = d.Size()
 	return acted, nil
+}
+
+// survey asks in one go what the checks and the first step need to know: each question by itself
+// would take a turn of the server.
+func (d *Display) survey(actions []desktop.Action) (desktop.Size, error) {
+	d.net.gather()
+	geometry := xproto.GetGeometry(d.x, xproto.Drawable(d.root))
+	buttons := xproto.GetPointerMapping(d.x)
+	d.hands.ahead = nil
+	if len(actions) > 0 {
+		if c := actions[0].Click; c != nil && c.X != nil && c.Y != nil {
+			d.hands.ahead = d.childAt(desktop.Point{X: *c.X, Y: *c.Y})
+		}
+	}
+	d.net.flush()
+	size, err := d.sized(geometry)
+	if err != nil {
+		return size, err
+	}
+	mapping, err := buttons.Reply()
+	if err != nil {
+		return size, d.gone(err)
+	}
+	d.hands.mapping = mapping.Map
+	return size, nil
 }
 
 // at adds the index of the action that failed, and how many were done.

@@ -28,7 +28,7 @@ import (
 // Display is a connection to an X server. It is safe for concurrent use.
 type Display struct {
 	log   *slog.Logger
-	net   net.Conn
+	net   *wire
 	x     *xgb.Conn
 	setup *xproto.SetupInfo
 	root  xproto.Window
@@ -123,6 +123,7 @@ func (d *Display) start() error {
 	if err := d.extension("XTEST"); err != nil {
 		return fmt.Errorf("input needs XTEST: %w", err)
 	}
+	d.net.batch(d.x.Extensions["XTEST"])
 	if err := d.extension("XFIXES"); err == nil {
 		_, err := xfixes.QueryVersion(d.x, 4, 0).Reply()
 		d.picture.cursor = err == nil
@@ -275,7 +276,12 @@ func (d *Display) readEvents() {
 // measure asks the server for the display's size; the event that tells of a change may still be
 // on its way.
 func (d *Display) measure() (desktop.Size, error) {
-	geometry, err := xproto.GetGeometry(d.x, xproto.Drawable(d.root)).Reply()
+	return d.sized(xproto.GetGeometry(d.x, xproto.Drawable(d.root)))
+}
+
+// sized waits for the answer to the question for the size.
+func (d *Display) sized(asked xproto.GetGeometryCookie) (desktop.Size, error) {
+	geometry, err := asked.Reply()
 	if err != nil {
 		return desktop.Size{}, d.gone(err)
 	}
@@ -371,9 +377,8 @@ func (d *Display) gone(err error) error {
 	return err
 }
 
-// dial connects to the server's socket and authenticates. xgb takes its cookie from the process's
-// environment only; the connection given to it puts ours in the place of that.
-func dial(ctx context.Context, display, xauthority string) (net.Conn, error) {
+// dial connects to the server's socket.
+func dial(ctx context.Context, display, xauthority string) (*wire, error) {
 	host, number, ok := strings.Cut(display, ":")
 	number, _, _ = strings.Cut(number, ".")
 	if n, err := strconv.Atoi(number); !ok || err != nil || n < 0 {
@@ -398,32 +403,7 @@ func dial(ctx context.Context, display, xauthority string) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the X server %s: %w", display, err)
 	}
-	return &greeter{Conn: conn, cookie: cookie}, nil
-}
-
-// greeter replaces the first message of a connection by one with a cookie of ours.
-type greeter struct {
-	net.Conn
-	cookie  []byte
-	greeted bool
-}
-
-func (g *greeter) Write(b []byte) (int, error) {
-	if g.greeted {
-		return g.Conn.Write(b)
-	}
-	g.greeted = true
-	const protocol = "MIT-MAGIC-COOKIE-1"
-	hello := []byte{'l', 0, 11, 0, 0, 0, 0, 0, 0, 0, 0, 0} // little-endian, X11.0
-	if g.cookie != nil {
-		hello[6], hello[8] = byte(len(protocol)), byte(len(g.cookie))
-		hello = append(hello, protocol+"\x00\x00"...)
-		hello = append(hello, g.cookie...)
-	}
-	if _, err := g.Conn.Write(hello); err != nil {
-		return 0, err
-	}
-	return len(b), nil
+	return newWire(conn, cookie), nil
 }
 
 // readCookie finds the cookie of a display in an xauthority file. The host's name in an entry is

@@ -289,11 +289,12 @@ func (d *Display) ping(window xproto.Window) (answered <-chan struct{}, forget f
 	return answered, forget, nil
 }
 
-// pause waits for a time; only the end of ctx is an error.
+// pause waits for a time, with all that was asked for under way; only the end of ctx is an error.
 func (d *Display) pause(ctx context.Context, length time.Duration) error {
 	if length <= 0 {
 		return ctx.Err()
 	}
+	d.net.flush()
 	timer := time.NewTimer(length)
 	defer timer.Stop()
 	select {

@@ -99,9 +99,21 @@ func (d *Display) refocused(ctx context.Context) error {
 // stirred tells whether we have done something since the last fence that may move the focus.
 func (d *Display) stirred() bool { return d.hands.stirred || d.manager.messaged.Load() }
 
+// child is the question which child of the root window is at a place.
+type child struct {
+	at    desktop.Point
+	asked xproto.TranslateCoordinatesCookie
+}
+
+func (d *Display) childAt(p desktop.Point) *child {
+	return &child{p, xproto.TranslateCoordinates(d.x, d.root, d.root, int16(p.X), int16(p.Y))}
+}
+
 // approached returns when a window may be clicked at, at a place or where the pointer is.
 func (d *Display) approached(ctx context.Context, at *desktop.Point) error {
-	child := func() (xproto.Window, error) {
+	ahead := d.hands.ahead
+	d.hands.ahead = nil
+	window := func() (xproto.Window, error) {
 		if at == nil {
 			here, err := xproto.QueryPointer(d.x, d.root).Reply()
 			if err != nil {
@@ -109,19 +121,23 @@ func (d *Display) approached(ctx context.Context, at *desktop.Point) error {
 			}
 			return here.Child, nil
 		}
-		there, err := xproto.TranslateCoordinates(d.x, d.root, d.root, int16(at.X), int16(at.Y)).Reply()
+		if ahead == nil || ahead.at != *at {
+			ahead = d.childAt(*at)
+		}
+		there, err := ahead.asked.Reply()
+		ahead = nil
 		if err != nil {
 			return xproto.WindowNone, d.gone(err)
 		}
 		return there.Child, nil
 	}
-	window, err := child()
-	if err == nil && d.stirred() && (window != d.hands.struck || d.manager.messaged.Load()) {
+	struck, err := window()
+	if err == nil && d.stirred() && (struck != d.hands.struck || d.manager.messaged.Load()) {
 		if err = d.refocused(ctx); err == nil {
-			window, err = child() // another one may have been raised
+			struck, err = window() // another one may have been raised
 		}
 	}
-	d.hands.struck = window
+	d.hands.struck = struck
 	return err
 }
 

@@ -16,10 +16,12 @@ import (
 type hands struct {
 	x       *xgb.Conn
 	root    xproto.Window
+	mapping []byte         // of physical buttons to logical ones, as of the call under way
 	keys    []byte         // keycodes held by the action under way, in the order pressed
 	buttons []byte         // physical buttons held by it
 	goal    *desktop.Point // where the call under way last put the pointer
 	struck  xproto.Window  // the child of the root window that was last clicked at
+	ahead   *child         // asked for beforehand, for the first step of the call
 	stirred bool           // something was pressed that may move the focus, since the last fence of focus.go
 
 	staying        []staying // keys, in the order pressed

@@ -1,11 +1,10 @@
 package x11
 
 import (
+	"bytes"
 	"context"
 	"math"
 	"time"
-
-	"github.com/jezek/xgb/xproto"
 
 	"bureau/desktop"
 )
@@ -40,18 +39,12 @@ func checkButton(name string) (byte, error) {
 }
 
 // physical is the button to press for a logical one: a left-handed mouse has them exchanged.
-func (d *Display) physical(logical byte) (byte, error) {
-	mapping, err := xproto.GetPointerMapping(d.x).Reply()
-	if err != nil {
-		return 0, d.gone(err)
-	}
-	if int(logical) <= len(mapping.Map) && mapping.Map[logical-1] == logical {
+func (h *hands) physical(logical byte) (byte, error) {
+	if int(logical) <= len(h.mapping) && h.mapping[logical-1] == logical {
 		return logical, nil
 	}
-	for i, to := range mapping.Map {
-		if to == logical {
-			return byte(i + 1), nil
-		}
+	if i := bytes.IndexByte(h.mapping, logical); i >= 0 {
+		return byte(i + 1), nil
 	}
 	return 0, desktop.Errorf(desktop.Conflict, "the desktop's mouse settings have no button %d", logical)
 }
@@ -138,7 +131,7 @@ func checkClick(a desktop.Click, size desktop.Size) (step, error) {
 func (c click) pauses() time.Duration { return 0 }
 
 func (c click) do(ctx context.Context, d *Display) error {
-	button, err := d.physical(c.button)
+	button, err := d.hands.physical(c.button)
 	if err != nil {
 		return err
 	}
@@ -263,7 +256,7 @@ func (s scroll) do(ctx context.Context, d *Display) error {
 		d.moveTo(*s.at)
 	}
 	for _, t := range s.turns {
-		wheel, err := d.physical(t.wheel)
+		wheel, err := d.hands.physical(t.wheel)
 		if err != nil {
 			return err
 		}
@@ -350,7 +343,7 @@ const (
 )
 
 func (g drag) do(ctx context.Context, d *Display) error {
-	button, err := d.physical(g.button)
+	button, err := d.hands.physical(g.button)
 	if err != nil {
 		return err
 	}

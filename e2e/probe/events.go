@@ -127,7 +127,11 @@ func events(args []string) error {
 			if v.Type != fence {
 				continue
 			}
-			e = event{Type: "fence", Token: int(v.Data.Data32[0])}
+			at, err := xproto.QueryPointer(d.Conn, d.root).Reply()
+			if err != nil {
+				return err
+			}
+			e = event{Type: "fence", X: int(at.RootX), Y: int(at.RootY), Token: int(v.Data.Data32[0])}
 		default:
 			continue
 		}
@@ -152,7 +156,8 @@ func (d *display) keymap() (map[xproto.Keycode]int, error) {
 	return m, nil
 }
 
-// collect prints what the events window has received since the last collect. It sends the window a
+// collect prints what the events window has received since the last collect, and last where the
+// pointer is, as the place of a fence. It sends the window a
 // message and waits for it to appear in the log: a window gets its events in order, so everything
 // that had happened before is in the log by then, and nothing has to be waited for by the clock.
 func collect(args []string) error {
@@ -207,10 +212,7 @@ func collect(args []string) error {
 			}
 			switch {
 			case e.Type == "fence" && e.Token == int(token):
-				if since == nil {
-					since = []event{}
-				}
-				return printJSON(since)
+				return printJSON(append(since, e))
 			case e.Type == "fence" || e.Type == "ready":
 				since = nil
 			default:
