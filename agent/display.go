@@ -210,8 +210,8 @@ func (s *screen) display() (Display, error) {
 	return s.current, nil
 }
 
-// shown holds back what a command says until the display shows what the server drew before: the
-// host may ask for a picture as soon as it hears of it. A server that does not answer, because a
+// shown returns when the display shows what the server drew before: the host may ask for a picture as
+// soon as it hears of what was done. A server that does not answer, because a
 // client has grabbed it, delays that by little.
 func (s *screen) shown(ctx context.Context) {
 	s.mu.Lock()

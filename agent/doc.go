@@ -69,7 +69,8 @@
 //
 //	GET /status    desktop.AgentStatus in JSON, one line now and one with each change, without end;
 //	               a line has at most 64 KiB
-//	POST /act      {"actions": [desktop.Action…]}; answers desktop.Acted, and "synced" when it is
+//	POST /act      {"actions": [desktop.Action…]}; answers desktop.Acted, and "synced" when it is, in
+//	               one line, and ends the answer when what the X server drew upon it is on the display
 //	GET /capture   the picture: eight 32-bit numbers (width and height of the display; width and
 //	               height of the cursor's image, 0 for none; its hot spot's x, y; where that spot is
 //	               on the display, x, y), the display's pixels, the cursor's; pixels are R, G, B, A of
@@ -84,7 +85,7 @@
 //	POST /exec     desktop.Exec in JSON; answers chunks as the command produces them: kind (1 byte),
 //	               length (4 bytes, at most 65536), content. Kinds: 1 standard output, 2 standard
 //	               error, and at the end either 3, desktop.ExecResult in JSON without output, or
-//	               4, an error as above
+//	               4, an error as above; the answer ends as that of /act does
 //	PUT /agent     another agent's binary, its sha256 in hex in the header Bureau-Sha256; answers 204,
 //	               and when the session ends, which it then does within 2 s, that binary takes over
 package agent

@@ -275,24 +275,31 @@ func (g *guest) serveAct(w http.ResponseWriter, r *http.Request) {
 		writeError(w, desktop.Errorf(desktop.Invalid, "the request cannot be read: %w", err))
 		return
 	}
-	ctx := r.Context()
+	acted, err := g.act(r.Context(), request.Actions)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	// A host that is gone needs no answer. The end of the answer says that it is shown.
+	json.NewEncoder(w).Encode(actAnswer{acted, acted.Synced})
+	if http.NewResponseController(w).Flush() == nil {
+		g.screen.shown(r.Context())
+	}
+}
+
+// act does actions when nobody else does any.
+func (g *guest) act(ctx context.Context, actions []desktop.Action) (desktop.Acted, error) {
 	select {
 	case g.acting <- struct{}{}:
 		defer func() { <-g.acting }()
 	case <-ctx.Done():
-		return
+		return desktop.Acted{}, context.Cause(ctx)
 	}
 	display, err := g.screen.display()
 	if err != nil {
-		writeError(w, err)
-		return
+		return desktop.Acted{}, err
 	}
-	acted, err := display.Act(ctx, request.Actions)
-	if err != nil {
-		writeError(w, err)
-		return
-	}
-	json.NewEncoder(w).Encode(actAnswer{acted, acted.Synced}) // a host that is gone needs no answer
+	return display.Act(ctx, actions)
 }
 
 func (g *guest) serveCapture(w http.ResponseWriter, r *http.Request) {
@@ -359,9 +366,10 @@ func (g *guest) serveExec(w http.ResponseWriter, r *http.Request) {
 		content, _ := json.Marshal(failureOf(err))
 		send(chunkError, content)
 	default:
-		g.screen.shown(r.Context())
 		content, _ := json.Marshal(result)
-		send(chunkExit, content)
+		if send(chunkExit, content) == nil {
+			g.screen.shown(r.Context())
+		}
 	}
 }
 

@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,6 +32,7 @@ const (
 	execGrace       = 20 * time.Second // beyond the command's own time limit
 	statusPause     = 10 * time.Millisecond
 	deskWait        = 30 * time.Second // windows, clipboard, the display's size
+	showWait        = 2 * time.Second  // between an answer and its end
 )
 
 // Connector makes sessions with agents. It implements desktop.AgentConnector.
@@ -151,6 +154,11 @@ type session struct {
 	changed chan struct{}
 	serial  atomic.Uint64
 
+	mu      sync.Mutex
+	showing map[chan struct{}]struct{} // closed when what was done is on the display
+	ended   bool
+	work    sync.WaitGroup // those who wait for that
+
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -162,7 +170,8 @@ func newSession(ctx context.Context, w *wire, m *mux, handler http.Handler, log 
 	life, cancel := context.WithCancel(context.Background())
 	s := &session{
 		wire: w, mux: m, transport: m.transport(), log: log,
-		changed: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}),
+		changed: make(chan struct{}, 1), showing: make(map[chan struct{}]struct{}),
+		cancel: cancel, done: make(chan struct{}),
 	}
 	lines, err := s.firstStatus(ctx, life)
 	if err != nil {
@@ -185,6 +194,10 @@ func newSession(ctx context.Context, w *wire, m *mux, handler http.Handler, log 
 		w.close()
 		m.close()
 		working.Wait()
+		s.mu.Lock()
+		s.ended = true
+		s.mu.Unlock()
+		s.work.Wait()
 		s.transport.CloseIdleConnections()
 		close(s.done)
 	}()
@@ -329,17 +342,80 @@ func within(ctx context.Context, wait time.Duration, doing string) (context.Cont
 func (s *session) Act(ctx context.Context, actions ...desktop.Action) (desktop.Acted, error) {
 	ctx, cancel := within(ctx, actWait, "the input")
 	defer cancel()
-	response, err := s.do(ctx, http.MethodPost, routeAct, actRequest{actions})
+	body, ending, err := s.perform(ctx, routeAct, actRequest{actions})
 	if err != nil {
 		return desktop.Acted{}, err
 	}
-	defer response.Body.Close()
+	answered := false
+	defer func() { ending(answered) }()
 	var answer actAnswer
-	if err := decode(response.Body, maxAnswer, &answer); err != nil {
+	if err := decodeLine(body, maxAnswer, &answer); err != nil {
 		return desktop.Acted{}, s.lost(ctx, err)
 	}
+	answered = true
 	answer.Acted.Synced = answer.Synced
 	return answer.Acted, nil
+}
+
+// perform asks for something to be done whose answer ends, after the news of it, when the display shows
+// it. The caller reads the news, and then says by ending whether they were complete: if so, the end
+// is waited for, by Shown.
+func (s *session) perform(ctx context.Context, route string, message any) (body io.Reader, ending func(answered bool), err error) {
+	// The end comes after the caller's context has.
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	response, err := s.do(life, http.MethodPost, route, message)
+	if err != nil {
+		cancel()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, nil, err
+	}
+	return response.Body, func(answered bool) {
+		if !answered || !stop() || !s.await(response.Body, cancel) {
+			response.Body.Close()
+			cancel()
+		}
+	}, nil
+}
+
+// await has the end of an answer waited for, unless the session has ended.
+func (s *session) await(body io.ReadCloser, cancel context.CancelFunc) bool {
+	shown := make(chan struct{})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.showing[shown] = struct{}{}
+	s.work.Go(func() {
+		limit := time.AfterFunc(showWait, cancel)
+		_, _ = io.Copy(io.Discard, io.LimitReader(body, maxAnswer))
+		limit.Stop()
+		body.Close()
+		cancel()
+		s.mu.Lock()
+		delete(s.showing, shown)
+		s.mu.Unlock()
+		close(shown)
+	})
+	return true
+}
+
+// Shown implements desktop.Agent.
+func (s *session) Shown(ctx context.Context) error {
+	s.mu.Lock()
+	showing := slices.Collect(maps.Keys(s.showing))
+	s.mu.Unlock()
+	for _, shown := range showing {
+		select {
+		case <-shown:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // Capture implements desktop.Agent.
@@ -384,18 +460,19 @@ func (s *session) Exec(ctx context.Context, command desktop.Exec, output func(de
 	ctx, cancel := within(ctx, min(limit, desktop.MaxExecTimeout)+execGrace, "the command")
 	defer cancel()
 	var result desktop.ExecResult
-	response, err := s.do(ctx, http.MethodPost, routeExec, command)
+	body, ending, err := s.perform(ctx, routeExec, command)
 	if err != nil {
 		return result, err
 	}
-	defer response.Body.Close()
+	answered := false
+	defer func() { ending(answered) }()
 
 	var written [3]int
 	var kept [3]strings.Builder
 	truncated := false
 	buf := make([]byte, maxChunk)
 	for {
-		kind, content, err := readChunk(response.Body, buf)
+		kind, content, err := readChunk(body, buf)
 		if err != nil {
 			return result, s.lost(ctx, noEOF(err))
 		}
@@ -419,6 +496,7 @@ func (s *session) Exec(ctx context.Context, command desktop.Exec, output func(de
 			if err := json.Unmarshal(content, &result); err != nil {
 				return result, fmt.Errorf("agent: an ending that cannot be read: %w", err)
 			}
+			answered = true
 			result.Signal = cleanLine(result.Signal, 32)
 			result.Stdout = strings.ToValidUTF8(kept[chunkStdout].String(), "\uFFFD")
 			result.Stderr = strings.ToValidUTF8(kept[chunkStderr].String(), "\uFFFD")

@@ -301,21 +301,29 @@ func TestExecOverLink(t *testing.T) {
 	poll(t, "the command's end", func() bool { return !alive(started[0]) })
 }
 
-// What a command says, and that it has ended, comes after the display has shown what was drawn
-// before; but it comes also when the display is stuck.
+// What a command says comes after the display has shown what was drawn before. That it has ended is
+// told at once, and Shown waits for what it drew. All of it comes also when the display is stuck.
 func TestExecComesAfterItsPicture(t *testing.T) {
 	d := newDisplay()
 	var shown atomic.Int32
-	d.shown = func(context.Context) error { shown.Add(1); return nil }
+	ending := make(chan struct{})
+	d.shown = func(context.Context) error {
+		if shown.Load() > 0 {
+			<-ending
+		}
+		shown.Add(1)
+		return nil
+	}
 	a := pair(t, d)
 	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready })
 	heard := int32(0)
 	if _, err := a.Exec(testContext(t), desktop.Exec{Script: "echo one"}, func(desktop.Stream, []byte) { heard = shown.Load() }); err != nil {
 		t.Fatal(err)
 	}
-	if heard < 1 || shown.Load() != 2 { // once for the output, once for the end
+	if heard != 1 || shown.Load() != 1 {
 		t.Errorf("the display was asked %d times before the output, and %d times before the end", heard, shown.Load())
 	}
+	wantShown(t, a, ending)
 
 	d = newDisplay()
 	d.shown = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
@@ -323,6 +331,40 @@ func TestExecComesAfterItsPicture(t *testing.T) {
 	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready })
 	if r, err := a.Exec(testContext(t), desktop.Exec{Script: "echo one; echo two >&2"}, nil); err != nil || r.Stdout != "one\n" || r.Stderr != "two\n" {
 		t.Errorf("with a display that is stuck: %+v, %v", r, err)
+	}
+	if err := a.Shown(testContext(t)); err != nil {
+		t.Errorf("with a display that is stuck: %v", err)
+	}
+}
+
+// An action is answered before what it drew is shown, and Shown waits for that.
+func TestActIsShownLater(t *testing.T) {
+	d := newDisplay()
+	ending := make(chan struct{})
+	d.shown = func(context.Context) error { <-ending; return nil }
+	d.act = func(context.Context, []desktop.Action) (desktop.Acted, error) { return desktop.Acted{}, nil }
+	a := pair(t, d)
+	status(t, a, func(s desktop.AgentStatus) bool { return s.Ready })
+	if err := a.Shown(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Act(testContext(t), desktop.Action{Move: &desktop.Move{X: 1, Y: 2}}); err != nil {
+		t.Fatal(err)
+	}
+	wantShown(t, a, ending)
+}
+
+// wantShown checks that Shown returns when the display has shown everything, and not before.
+func wantShown(t *testing.T, a desktop.Agent, ending chan struct{}) {
+	t.Helper()
+	ended, cancel := context.WithCancel(testContext(t))
+	cancel()
+	if err := a.Shown(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("Shown waits for nothing: %v", err)
+	}
+	close(ending)
+	if err := a.Shown(testContext(t)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bufio"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -230,6 +231,18 @@ func decode(r io.Reader, limit int64, into any) error {
 		return fmt.Errorf("more than %d bytes", limit)
 	}
 	return json.Unmarshal(data, into)
+}
+
+// decodeLine is decode for the first line of what goes on.
+func decodeLine(r io.Reader, limit int64, into any) error {
+	line, err := bufio.NewReader(io.LimitReader(r, limit+1)).ReadBytes('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if int64(len(line)) > limit {
+		return fmt.Errorf("more than %d bytes", limit)
+	}
+	return json.Unmarshal(line, into)
 }
 
 // A chunk is a piece of the answer to an exec: one byte of kind, the length in four bytes, the

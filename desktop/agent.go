@@ -29,6 +29,9 @@ type Agent interface {
 	// produced, from one goroutine; Stdout and Stderr of the result are then empty. When ctx ends
 	// the command's whole process group is killed.
 	Exec(ctx context.Context, command Exec, output func(Stream, []byte)) (ExecResult, error)
+	// Shown returns when the display shows what the X server drew upon the actions and commands that have
+	// ended: it hands pictures on a moment after it answers.
+	Shown(ctx context.Context) error
 	// Capture is the display as the guest's X server gives it.
 	Capture(ctx context.Context) (*Frame, error)
 	// Cursor is the pointer's picture and place as the guest's X server gives them, nil while the

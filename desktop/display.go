@@ -2,6 +2,7 @@ package desktop
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -37,7 +38,7 @@ func (k *keeper) frame(ctx context.Context) (*Frame, error) {
 	if err == nil {
 		defer release()
 		k.seedCursor()
-		k.refresh(ctx, screen)
+		k.refresh(ctx, agent, screen)
 		var frame *Frame
 		if frame, err = screen.Frame(ctx); err == nil {
 			return frame, nil
@@ -56,10 +57,15 @@ func (k *keeper) frame(ctx context.Context) (*Frame, error) {
 }
 
 // refresh makes the next picture show whatever the guest drew before it was asked for. What an action
-// or a command answered may have overtaken the picture, which comes another way. A display that
-// cannot say is no reason to show nothing.
-func (k *keeper) refresh(ctx context.Context, screen Screen) {
-	if err := screen.Sync(ctx); err != nil && ctx.Err() == nil {
+// or a command answered may have overtaken the picture, which comes another way: first the guest has
+// to hand it to its display, then that has to reach us. A display that cannot say is no reason to show
+// nothing.
+func (k *keeper) refresh(ctx context.Context, agent Agent, screen Screen) {
+	var err error
+	if agent != nil {
+		err = agent.Shown(ctx)
+	}
+	if err = errors.Join(err, screen.Sync(ctx)); err != nil && ctx.Err() == nil {
 		k.log.Warn("the picture may be older than the last action", "error", err)
 	}
 }

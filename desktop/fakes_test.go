@@ -310,6 +310,8 @@ func (f fakeAgents) Connect(context.Context, io.ReadWriteCloser) (Agent, error) 
 	return a, nil
 }
 
+func (a *fakeAgent) Shown(context.Context) error { return nil }
+
 type fakeAgent struct {
 	Agent
 	ready   atomic.Bool

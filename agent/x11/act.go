@@ -28,8 +28,9 @@ type step interface {
 
 // Act does the actions in order and stops at the first error. All of them are checked before the
 // first is done. Actions of concurrent calls are never interleaved. When it returns, the server has
-// dealt with all the input and has shown what it drew by itself upon it, and nothing that it pressed is pressed any more, except what the action
-// "down" of a click or a press asked for.
+// dealt with all the input, and nothing that it pressed is pressed any more, except what the action
+// "down" of a click or a press asked for. What the server drew by itself upon it is on its way to the
+// display: Shown waits for that.
 //
 // It returns soon after ctx ends. Errors are desktop.Invalid for what can never succeed, with the
 // "index" of the action in Details when there are several, and how many were "done".
@@ -38,6 +39,7 @@ func (d *Display) Act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(d.life, cancel)()
+	d.rush()
 	select {
 	case d.turn <- struct{}{}:
 	case <-d.done:
@@ -55,6 +57,9 @@ func (d *Display) Act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 		defer func() { <-d.turn }()
 		acted, err := d.act(ctx, actions)
 		results <- result{acted, err}
+		if err == nil {
+			d.prepare()
+		}
 	}()
 	var r result
 	select {
@@ -84,22 +89,25 @@ func (d *Display) ended(ctx context.Context) error {
 }
 
 func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Acted, error) {
-	size, err := d.survey(actions)
-	if err != nil {
+	if err := d.survey(actions); err != nil {
 		return desktop.Acted{}, err
 	}
-	steps := make([]step, len(actions))
-	var pauses time.Duration
-	for i, action := range actions {
-		if steps[i], err = check(action, size); err != nil {
-			return desktop.Acted{}, at(err, i, 0, len(actions))
+	steps, err := checkAll(actions, d.Size())
+	if err != nil {
+		// The news of another size may still be on its way.
+		before := d.Size()
+		size, gone := d.measure()
+		if gone != nil {
+			return desktop.Acted{}, gone
 		}
-		if pauses += steps[i].pauses(); pauses > maxTime {
-			return desktop.Acted{}, at(desktop.Errorf(desktop.Invalid,
-				"the pauses asked for add up to more than %v", maxTime), i, 0, len(actions))
+		if size != before {
+			steps, err = checkAll(actions, size)
+		}
+		if err != nil {
+			return desktop.Acted{}, err
 		}
 	}
-	d.hands.goal = nil
+	d.hands.goal, d.hands.striking = nil, nil
 	var acted desktop.Acted
 	missed := false
 	for i, step := range steps {
@@ -116,39 +124,85 @@ func (d *Display) act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 			return desktop.Acted{}, at(err, i, i, len(actions))
 		}
 	}
+	d.net.gather()
+	geometry := xproto.GetGeometry(d.x, xproto.Drawable(d.root))
 	if acted.Cursor, err = d.pointer(ctx); err != nil {
 		return desktop.Acted{}, err
 	}
-	if err := d.shown(); err != nil {
+	if acted.Display, err = d.sized(geometry); err != nil {
 		return desktop.Acted{}, err
 	}
-	acted.Display = d.Size()
+	if struck := d.hands.striking; struck != nil {
+		d.hands.striking = nil
+		if there, err := struck.asked.Reply(); err == nil {
+			d.hands.struck = there.Child
+		}
+	}
 	return acted, nil
 }
 
-// survey asks in one go what the checks and the first step need to know: each question by itself
-// would take a turn of the server.
-func (d *Display) survey(actions []desktop.Action) (desktop.Size, error) {
-	d.net.gather()
-	geometry := xproto.GetGeometry(d.x, xproto.Drawable(d.root))
-	buttons := xproto.GetPointerMapping(d.x)
+// survey asks in one go what the first step needs to know and is not known: every question by itself
+// takes a turn of the server, and after most calls prepare has left none.
+func (d *Display) survey(actions []desktop.Action) error {
 	d.hands.ahead = nil
-	if len(actions) > 0 {
+	var buttons *xproto.GetPointerMappingCookie
+	d.net.gather()
+	if d.hands.mapping == nil || d.remapped.Swap(false) {
+		cookie := xproto.GetPointerMapping(d.x)
+		buttons = &cookie
+	}
+	if len(actions) > 0 && d.stirred() {
 		if c := actions[0].Click; c != nil && c.X != nil && c.Y != nil {
 			d.hands.ahead = d.childAt(desktop.Point{X: *c.X, Y: *c.Y})
 		}
 	}
 	d.net.flush()
-	size, err := d.sized(geometry)
-	if err != nil {
-		return size, err
+	if buttons != nil {
+		mapping, err := buttons.Reply()
+		if err != nil {
+			return d.gone(err)
+		}
+		d.hands.mapping = mapping.Map
 	}
-	mapping, err := buttons.Reply()
-	if err != nil {
-		return size, d.gone(err)
+	return nil
+}
+
+// prepare does after a call what the next one would have to wait for: the window manager decides on the
+// click (focus.go), and the buttons' meaning is asked for again. It ends when the next call comes. The
+// turn must be held.
+func (d *Display) prepare() {
+	ctx, cancel := context.WithCancel(d.life)
+	defer cancel()
+	d.preparing.Store(&cancel)
+	defer d.preparing.Store(nil)
+	if mapping, err := xproto.GetPointerMapping(d.x).Reply(); err == nil {
+		d.hands.mapping = mapping.Map
 	}
-	d.hands.mapping = mapping.Map
-	return size, nil
+	_ = d.refocused(ctx) // the next call asks again
+}
+
+// rush ends the preparation for a call, since it has come.
+func (d *Display) rush() {
+	if cancel := d.preparing.Load(); cancel != nil {
+		(*cancel)()
+	}
+}
+
+// checkAll makes steps of actions.
+func checkAll(actions []desktop.Action, size desktop.Size) ([]step, error) {
+	steps := make([]step, len(actions))
+	var pauses time.Duration
+	for i, action := range actions {
+		var err error
+		if steps[i], err = check(action, size); err != nil {
+			return nil, at(err, i, 0, len(actions))
+		}
+		if pauses += steps[i].pauses(); pauses > maxTime {
+			return nil, at(desktop.Errorf(desktop.Invalid,
+				"the pauses asked for add up to more than %v", maxTime), i, 0, len(actions))
+		}
+	}
+	return steps, nil
 }
 
 // at adds the index of the action that failed, and how many were done.
@@ -176,7 +230,9 @@ func (d *Display) pointer(ctx context.Context) (desktop.Point, error) {
 	const patience, glance = 250 * time.Millisecond, 2 * time.Millisecond
 	goal := d.hands.goal
 	for began := time.Now(); ; {
-		at, err := xproto.QueryPointer(d.x, d.root).Reply()
+		asked := xproto.QueryPointer(d.x, d.root)
+		d.net.flush()
+		at, err := asked.Reply()
 		if err != nil {
 			return desktop.Point{}, d.gone(err)
 		}
@@ -190,8 +246,8 @@ func (d *Display) pointer(ctx context.Context) (desktop.Point, error) {
 	}
 }
 
-// shown returns when the server has handed what it has drawn so far to the display. It must follow
-// the answer to an earlier request.
+// Shown returns when the server has handed what it has drawn so far to the display: what our input made
+// it draw, once Act has returned, and what other clients had it draw, as far as they had an answer since.
 //
 // The server draws while it works on a request, and hands the damage on (modesetting's DIRTYFB, a
 // shadow framebuffer's copy) in its block handlers, once a client's turn is over. But the answers of
@@ -199,15 +255,11 @@ func (d *Display) pointer(ctx context.Context) (desktop.Point, error) {
 // then calls WaitForSomething, where the block handlers are. So the answer to the first request after
 // the input may overtake the picture. A request that is sent after that answer was read begins a new
 // turn, with the block handlers run between the two.
-func (d *Display) shown() error {
-	_, err := xproto.GetInputFocus(d.x).Reply()
-	return d.gone(err)
-}
-
-// Shown is shown for what other clients had the server draw, as far as they had an answer since: the
-// request that this makes begins a turn after theirs.
 func (d *Display) Shown(ctx context.Context) error {
-	_, err := await(ctx, func() (struct{}, error) { return struct{}{}, d.shown() })
+	_, err := await(ctx, func() (struct{}, error) {
+		_, err := xproto.GetInputFocus(d.x).Reply()
+		return struct{}{}, d.gone(err)
+	})
 	return err
 }
 

@@ -46,6 +46,10 @@ type Display struct {
 	turn chan struct{}
 	// hands is what is pressed and how to press; only the holder of the turn touches it.
 	hands hands
+	// preparing ends what the holder of the turn does for the next one.
+	preparing atomic.Pointer[context.CancelFunc]
+	// remapped tells that the buttons mean something else since they were asked for.
+	remapped atomic.Bool
 
 	size    atomic.Pointer[desktop.Size]
 	changed chan struct{}
@@ -262,6 +266,10 @@ func (d *Display) readEvents() {
 				d.setSize(desktop.Size{Width: int(e.Width), Height: int(e.Height)})
 			case d.manager.window:
 				d.manager.placed(e.X)
+			}
+		case xproto.MappingNotifyEvent:
+			if e.Request == xproto.MappingPointer {
+				d.remapped.Store(true)
 			}
 		case xproto.SelectionRequestEvent, xproto.SelectionNotifyEvent, xproto.PropertyNotifyEvent:
 			d.clip.event(e)

@@ -109,10 +109,19 @@ func (d *Display) childAt(p desktop.Point) *child {
 	return &child{p, xproto.TranslateCoordinates(d.x, d.root, d.root, int16(p.X), int16(p.Y))}
 }
 
-// approached returns when a window may be clicked at, at a place or where the pointer is.
+// approached returns when a window may be clicked at, at a place or where the pointer is. It costs
+// nothing when there were no clicks and messages of ours since the last fence.
 func (d *Display) approached(ctx context.Context, at *desktop.Point) error {
 	ahead := d.hands.ahead
 	d.hands.ahead = nil
+	if !d.stirred() {
+		d.hands.struck, d.hands.striking = xproto.WindowNone, nil
+		if at != nil {
+			d.net.follow()
+			d.hands.striking = d.childAt(*at) // which the end of the call hears
+		}
+		return ctx.Err()
+	}
 	window := func() (xproto.Window, error) {
 		if at == nil {
 			here, err := xproto.QueryPointer(d.x, d.root).Reply()
@@ -132,7 +141,7 @@ func (d *Display) approached(ctx context.Context, at *desktop.Point) error {
 		return there.Child, nil
 	}
 	struck, err := window()
-	if err == nil && d.stirred() && (struck != d.hands.struck || d.manager.messaged.Load()) {
+	if err == nil && (struck != d.hands.struck || d.manager.messaged.Load()) {
 		if err = d.refocused(ctx); err == nil {
 			struck, err = window() // another one may have been raised
 		}

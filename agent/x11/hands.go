@@ -22,7 +22,9 @@ type hands struct {
 	goal    *desktop.Point // where the call under way last put the pointer
 	struck  xproto.Window  // the child of the root window that was last clicked at
 	ahead   *child         // asked for beforehand, for the first step of the call
-	stirred bool           // something was pressed that may move the focus, since the last fence of focus.go
+	// striking is the question for struck, sent along with the click.
+	striking *child
+	stirred  bool // something was pressed that may move the focus, since the last fence of focus.go
 
 	staying        []staying // keys, in the order pressed
 	stayingButtons []byte

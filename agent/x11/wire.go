@@ -23,6 +23,7 @@ type wire struct {
 	cookie    []byte
 	greeted   bool
 	strokes   byte // the major opcode of XTEST, once known
+	along     bool // the next request goes along with the strokes after it
 	gathering bool
 	out       []byte // not written yet
 }
@@ -53,7 +54,9 @@ func (w *wire) Write(b []byte) (int, error) {
 	}
 	w.out = append(w.out, b...)
 	stroke := len(b) > 1 && w.strokes != 0 && b[0] == w.strokes && b[1] == opFakeInput
-	if (stroke || w.gathering && b[0] != opGetInputFocus) && len(w.out) < wireBuffer {
+	along := w.along
+	w.along = false
+	if (stroke || along || w.gathering && b[0] != opGetInputFocus) && len(w.out) < wireBuffer {
 		return len(b), nil
 	}
 	return len(b), w.write()
@@ -64,6 +67,13 @@ func (w *wire) batch(xtest byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.strokes = xtest
+}
+
+// follow makes the next request wait as strokes do.
+func (w *wire) follow() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.along = true
 }
 
 // gather holds requests back until flush.
