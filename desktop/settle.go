@@ -93,9 +93,9 @@ func (s *stillness) since(then time.Time) bool {
 	return s.last.After(then)
 }
 
-// await returns when nothing that counts has changed for the quiet time, counted from since at the
-// earliest, and whether that was so before the deadline.
-func (s *stillness) await(ctx context.Context, since, deadline time.Time) (settled bool, err error) {
+// await returns when nothing that counts has changed for so long, counted from since at the earliest,
+// and whether that was so before the deadline.
+func (s *stillness) await(ctx context.Context, since, deadline time.Time, length time.Duration) (settled bool, err error) {
 	for {
 		s.mu.Lock()
 		quiet := s.last
@@ -103,7 +103,7 @@ func (s *stillness) await(ctx context.Context, since, deadline time.Time) (settl
 		if quiet.Before(since) {
 			quiet = since
 		}
-		wake := quiet.Add(quietTime)
+		wake := quiet.Add(length)
 		if !time.Now().Before(wake) {
 			return true, nil
 		}
@@ -193,7 +193,7 @@ func (k *keeper) look(ctx context.Context, settle time.Duration, act func() erro
 
 // rest returns when the application has taken in what was done and the display is still, and whether
 // that was so before the deadline. Toolkits take in input first and draw later, and a slow machine
-// pauses between the two: so the application is asked again when the display is still, and one that
+// pauses between the two: so the application is asked again near the end of the quiet time, and one that
 // takes its time to answer was drawing. It is believed to be slow, or not to answer at all, when that
 // happens a second time and it has drawn nothing in between.
 func (k *keeper) rest(ctx context.Context, still *stillness, deadline time.Time) (bool, error) {
@@ -201,20 +201,22 @@ func (k *keeper) rest(ctx context.Context, still *stillness, deadline time.Time)
 	slow := false
 	for {
 		since := time.Now()
-		settled, err := still.await(ctx, since, deadline)
+		settled, err := still.await(ctx, since, deadline, quietTime-promptAnswer)
 		if err != nil || !settled {
 			return false, err
 		}
 		asked := time.Now()
 		answered := k.takeIn(ctx, deadline)
-		switch prompt := time.Since(asked) < promptAnswer; {
-		case still.since(asked):
-			slow = false
-		case prompt, !answered, slow && !still.since(since):
-			return true, ctx.Err()
-		default:
-			slow = true
+		prompt := time.Since(asked) < promptAnswer
+		if !still.since(asked) && (prompt || !answered || slow && !still.since(since)) {
+			if settled, err = still.await(ctx, since, deadline, quietTime); err != nil || !settled {
+				return false, err
+			}
+			if !still.since(asked) {
+				return true, nil
+			}
 		}
+		slow = !still.since(asked)
 	}
 }
 

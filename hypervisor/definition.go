@@ -94,12 +94,17 @@ func (d definition) xml() (string, error) {
 	}
 	if d.kernel != "" {
 		domain.OS.Kernel, domain.OS.Initrd = d.kernel, d.initrd
-		domain.OS.Cmdline = strings.Join([]string{
+		line := []string{
 			"root=/dev/vda", "rw", "quiet", "console=ttyS0", "console=tty0",
 			"systemd.hostname=" + hostName(d.spec.Name, d.spec.ID),
 			fmt.Sprintf("systemd.machine_id=%x", id[:]),
-			"tsc=reliable", "mitigations=off", "no5lvl",
-		}, " ")
+		}
+		if d.acceleration == desktop.TCG {
+			// All emulated processors count the host's ticks. The kernel cannot know that, and would ask an
+			// emulated HPET for the time instead, which stops the processor at every look at the clock.
+			line = append(line, "tsc=reliable")
+		}
+		domain.OS.Cmdline = strings.Join(line, " ")
 	} else {
 		domain.OS.BootDevices = []libvirtxml.DomainBootDevice{{Dev: "hd"}}
 	}
