@@ -12,21 +12,24 @@ import (
 
 // body is a good one for each route that has one.
 var goodBodies = map[string]string{
-	"POST /v1/desktops":               `{"name":"new"}`,
-	"PATCH /v1/desktops/{id}":         `{"name":"other"}`,
-	"POST /v1/desktops/{id}/click":    `{"x":1,"y":2}`,
-	"POST /v1/desktops/{id}/move":     `{"x":1,"y":2}`,
-	"POST /v1/desktops/{id}/drag":     `{"startX":1,"startY":2,"endX":3,"endY":4}`,
-	"POST /v1/desktops/{id}/scroll":   `{"direction":"down"}`,
-	"POST /v1/desktops/{id}/type":     `{"text":"x"}`,
-	"POST /v1/desktops/{id}/key":      `{"key":"Return"}`,
-	"POST /v1/desktops/{id}/actions":  `[{"type":"click","x":1,"y":2}]`,
-	"PUT /v1/desktops/{id}/clipboard": `{"text":"x"}`,
-	"PATCH /v1/desktops/{id}/display": `{"width":640,"height":400}`,
-	"POST /v1/desktops/{id}/exec":     `{"command":"true"}`,
-	"POST /v1/desktops/{id}/bash":     `{"script":"true"}`,
-	"POST /v1/admin/users":            `{"email":"new@example.org"}`,
-	"POST /v1/admin/keys":             `{"user":"usr-1"}`,
+	"POST /v1/desktops":                `{"name":"new"}`,
+	"PATCH /v1/desktops/{id}":          `{"name":"other"}`,
+	"POST /v1/desktops/{id}/click":     `{"x":1,"y":2}`,
+	"POST /v1/desktops/{id}/move":      `{"x":1,"y":2}`,
+	"POST /v1/desktops/{id}/drag":      `{"startX":1,"startY":2,"endX":3,"endY":4}`,
+	"POST /v1/desktops/{id}/scroll":    `{"direction":"down"}`,
+	"POST /v1/desktops/{id}/type":      `{"text":"x"}`,
+	"POST /v1/desktops/{id}/key":       `{"key":"Return"}`,
+	"POST /v1/desktops/{id}/actions":   `[{"type":"click","x":1,"y":2}]`,
+	"PUT /v1/desktops/{id}/clipboard":  `{"text":"x"}`,
+	"PATCH /v1/desktops/{id}/display":  `{"width":640,"height":400}`,
+	"POST /v1/desktops/{id}/exec":      `{"command":"true"}`,
+	"POST /v1/desktops/{id}/bash":      `{"script":"true"}`,
+	"PUT /v1/desktops/{id}/provider":   `{"provider":"anthropic","apiKey":"sk-ant-0123456789abcdef"}`,
+	"POST /v1/providers":               `{"provider":"anthropic","apiKey":"sk-ant-0123456789abcdef","name":"new"}`,
+	"PATCH /v1/providers/{providerId}": `{"model":"other"}`,
+	"POST /v1/admin/users":             `{"email":"new@example.org"}`,
+	"POST /v1/admin/keys":              `{"user":"usr-1"}`,
 }
 
 // granted is the contract's own list of who may do what, so that a rule cannot be loosened by a
@@ -62,6 +65,18 @@ var granted = map[string]rule{
 	"POST /v1/desktops/{id}/exec":                        needs(desktop.CanControl),
 	"POST /v1/desktops/{id}/bash":                        needs(desktop.CanControl),
 	"GET /v1/desktops/{id}/screenshot":                   needs(desktop.CanControl),
+
+	"GET /v1/desktops/{id}/provider":       needs(desktop.CanManage),
+	"PUT /v1/desktops/{id}/provider":       needs(desktop.CanManage),
+	"DELETE /v1/desktops/{id}/provider":    needs(desktop.CanManage),
+	"POST /v1/desktops/{id}/provider/test": needs(desktop.CanManage),
+	"GET /v1/providers":                    needs(desktop.CanProvide),
+	"POST /v1/providers":                   needs(desktop.CanProvide),
+	"GET /v1/providers/{providerId}":       needs(desktop.CanProvide),
+	"PATCH /v1/providers/{providerId}":     needs(desktop.CanProvide),
+	"DELETE /v1/providers/{providerId}":    needs(desktop.CanProvide),
+	"POST /v1/providers/{providerId}/test": needs(desktop.CanProvide),
+	"GET /v1/usage":                        needs(desktop.CanRead),
 
 	"GET /v1/admin/users":        operator,
 	"POST /v1/admin/users":       operator,
@@ -146,7 +161,7 @@ func TestAuthorisation(t *testing.T) {
 
 			call := func(authorization, id, body string) reply {
 				b.t = t
-				filled := strings.NewReplacer("{id}", id, "{windowId}", "7", "{name}", "not-found").Replace(path)
+				filled := strings.NewReplacer("{id}", id, "{windowId}", "7", "{providerId}", "prv-1", "{name}", "not-found").Replace(path)
 				return b.do(method, filled, body, "Authorization: "+authorization)
 			}
 			// A body that no route takes: who is refused is refused before it is looked at.
@@ -233,7 +248,7 @@ func TestOperator(t *testing.T) {
 		if strings.HasPrefix(path, "/v1/admin") {
 			id = "key-1"
 		}
-		if w := b.asLocal(method, strings.NewReplacer("{id}", id, "{windowId}", "7", "{name}", "not-found").Replace(path), body); w.Code >= 300 {
+		if w := b.asLocal(method, strings.NewReplacer("{id}", id, "{windowId}", "7", "{providerId}", "prv-1", "{name}", "not-found").Replace(path), body); w.Code >= 300 {
 			t.Errorf("%s: %d: %s", route, w.Code, w.Body)
 		}
 	}

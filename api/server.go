@@ -85,13 +85,16 @@ type Accounts interface {
 // Renderer makes an image file of a frame.
 type Renderer func(frame *desktop.Frame, o picture.Options) (picture.Picture, error)
 
-// Options are what a Server is made of. Desktops and Accounts are required to serve; without them a
+// Options are what a Server is made of. The domain's parts are required to serve; without them a
 // Server still tells its OpenAPI document.
 type Options struct {
 	Desktops Desktops
 	Accounts Accounts
-	Render   Renderer     // picture.Render when nil
-	Logger   *slog.Logger // none when nil
+	// Providers and Usage are of the models that desktops use; required like the two above.
+	Providers Providers
+	Usage     Usage
+	Render    Renderer     // picture.Render when nil
+	Logger    *slog.Logger // none when nil
 
 	// RatePerMinute is how many requests a minute one key may make, 0 for any number; Burst is how
 	// many of them at once (RatePerMinute when 0).
@@ -107,12 +110,14 @@ type Options struct {
 
 // Server is the API.
 type Server struct {
-	desktops Desktops
-	accounts Accounts
-	album    *album
-	log      *slog.Logger
-	rates    *limiter
-	grace    time.Duration
+	desktops  Desktops
+	accounts  Accounts
+	providers Providers
+	usage     Usage
+	album     *album
+	log       *slog.Logger
+	rates     *limiter
+	grace     time.Duration
 
 	router   *gin.Engine
 	api      huma.API
@@ -125,13 +130,15 @@ type Server struct {
 // New makes the API. It serves nothing yet.
 func New(o Options) *Server {
 	s := &Server{
-		desktops: o.Desktops,
-		accounts: o.Accounts,
-		log:      o.Logger,
-		rates:    newLimiter(o.RatePerMinute, o.Burst),
-		grace:    o.Grace,
-		router:   gin.New(),
-		rules:    map[string]rule{},
+		desktops:  o.Desktops,
+		accounts:  o.Accounts,
+		providers: o.Providers,
+		usage:     o.Usage,
+		log:       o.Logger,
+		rates:     newLimiter(o.RatePerMinute, o.Burst),
+		grace:     o.Grace,
+		router:    gin.New(),
+		rules:     map[string]rule{},
 	}
 	if o.Render == nil {
 		o.Render = picture.Render
@@ -166,6 +173,8 @@ func New(o Options) *Server {
 	s.displayRoutes()
 	s.execRoutes()
 	s.screenshotRoutes()
+	s.providerRoutes()
+	s.usageRoutes()
 	s.adminRoutes()
 	s.documentRoutes()
 

@@ -29,7 +29,7 @@ const firstAdmin = "admin@localhost"
 // serve assembles the appliance and runs it until ctx ends. What it leaves behind is whole: the
 // desktops run on, and the next start takes them over.
 func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Served)) (err error) {
-	database := filepath.Join(c.DataDir, "bureau.db")
+	database := c.Database()
 	_, statErr := os.Stat(database)
 	kept, err := store.Open(ctx, database)
 	if err != nil {
@@ -49,7 +49,12 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	if err != nil {
 		return err
 	}
-	manager, err := desktop.NewManager(ctx, host, kept, &agent.Connector{Binary: "/proc/self/exe", Log: log},
+	lender, err := lendModels(ctx, c, kept, log)
+	if err != nil {
+		return err
+	}
+	defer lender.clients.Close()
+	manager, err := desktop.NewManager(ctx, host, kept, &agent.Connector{Binary: "/proc/self/exe", Handler: lender.gateway.For, Log: log},
 		desktop.Config{
 			Tiers:        tiers,
 			DefaultTier:  c.DefaultTier,
@@ -82,6 +87,8 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	server := api.New(api.Options{
 		Desktops:      manager,
 		Accounts:      accounts,
+		Providers:     lender.providers,
+		Usage:         lender.meter,
 		Logger:        log,
 		RatePerMinute: float64(c.RateLimit),
 		Version:       Version(),

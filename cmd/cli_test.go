@@ -231,6 +231,18 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 		answer(`{"id":"key-2","userId":"usr-1","name":"ci","prefix":"sk_live_cd","capabilities":["desktop:read"],"createdAt":"2026-01-02T03:04:05Z","expiresAt":null,"lastUsedAt":null,"revokedAt":null,"secret":"sk_live_secret"}`)
 	case "DELETE /v1/admin/keys/key-1":
 		answer(`{"id":"key-1","userId":"usr-1","name":"ci","prefix":"sk_live_ab","capabilities":[],"createdAt":"2026-01-02T03:04:05Z","expiresAt":null,"lastUsedAt":null,"revokedAt":"2026-01-03T00:00:00Z"}`)
+	case "GET /v1/providers":
+		answer(`[` + providerJSON("prv-1", "main", `,"fallbackProvider":"prv-2","fallbackModel":"small"`) + `,` + providerJSON("prv-2", "other", "") + `]`)
+	case "POST /v1/providers", "PATCH /v1/providers/prv-1", "PUT /v1/desktops/" + demoID + "/provider", "GET /v1/desktops/" + demoID + "/provider":
+		answer(providerJSON("prv-1", "main", ""))
+	case "POST /v1/providers/prv-1/test", "POST /v1/desktops/" + demoID + "/provider/test":
+		answer(`{"ok":true,"message":"The model m answers.","tookMs":1234}`)
+	case "POST /v1/providers/prv-2/test":
+		answer(`{"ok":false,"code":"unauthorized","message":"the model provider refuses the key","tookMs":12}`)
+	case "DELETE /v1/providers/prv-1", "DELETE /v1/desktops/" + demoID + "/provider":
+		w.WriteHeader(204)
+	case "GET /v1/usage":
+		answer(`[{"owner":"usr-1","desktopId":"` + demoID + `","provider":"prv-1","format":"anthropic","model":"m","requests":3,"inputTokens":100,"cacheReadTokens":20,"cacheWriteTokens":5,"outputTokens":70}]`)
 	default:
 		if strings.HasPrefix(r.URL.Path, "/v1/desktops/"+bootID) || strings.HasPrefix(r.URL.Path, "/v1/desktops/"+twin1ID) {
 			w.Header().Set("Retry-After", "3")
@@ -239,6 +251,10 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 		}
 		problemJSON(w, 404, "there is no such thing", "")
 	}
+}
+
+func providerJSON(id, name, more string) string {
+	return fmt.Sprintf(`{"id":%q,"name":%q,"owner":"","provider":"anthropic","baseUrl":"https://api.anthropic.com","model":"m","keyEnd":"cdef","default":true,"createdAt":"2026-01-02T03:04:05Z","updatedAt":"2026-01-02T03:04:05Z"%s}`, id, name, more)
 }
 
 // exec answers as the command in the body asks for.

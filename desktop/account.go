@@ -34,11 +34,12 @@ const (
 	CanChat      Capability = "desktop:chat"
 	CanManage    Capability = "desktop:manage"
 	CanFiles     Capability = "desktop:files"
+	CanProvide   Capability = "provider:manage" // the caller's model providers, with their keys
 )
 
 // Capabilities lists all of them, in the order of the manual.
 func Capabilities() []Capability {
-	return []Capability{CanRead, CanLifecycle, CanControl, CanChat, CanManage, CanFiles}
+	return []Capability{CanRead, CanLifecycle, CanControl, CanChat, CanManage, CanFiles, CanProvide}
 }
 
 // DefaultCapabilities are those of a key made without naming any.

@@ -294,7 +294,7 @@ type fakeAgents struct {
 	slow   time.Duration // what input takes
 }
 
-func (f fakeAgents) Connect(context.Context, io.ReadWriteCloser) (Agent, error) {
+func (f fakeAgents) Connect(context.Context, string, io.ReadWriteCloser) (Agent, error) {
 	a := &fakeAgent{cursor: f.cursor, slow: f.slow, changed: make(chan struct{}, 1), done: make(chan struct{})}
 	a.ready.Store(f.late == nil)
 	if f.late != nil {

@@ -80,6 +80,10 @@ func (s *Store) UpdateDesktop(ctx context.Context, id string, change func(*deskt
 				disk_bytes = ?, keep_alive = ?, wish = ?, boot = ?, failure = ?, updated_at = ?, destroyed_at = ? WHERE id = ?`,
 			r.Name, r.Tier, r.Image, r.ImageDigest, r.Network, r.VCPUs, r.MemoryBytes,
 			r.DiskBytes, r.KeepAlive, r.Wish, r.Boot, r.Failure, moment(r.UpdatedAt), maybe(r.DestroyedAt), id)
+		if err == nil && !r.DestroyedAt.IsZero() {
+			// Nobody is left to use the key that it was given.
+			_, err = tx.ExecContext(ctx, `DELETE FROM providers WHERE desktop = ?`, id)
+		}
 		return err
 	})
 	switch {

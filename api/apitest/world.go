@@ -10,23 +10,25 @@ import (
 	"sync"
 	"time"
 
+	"bureau/assistant/provider"
 	"bureau/desktop"
 )
 
 // World is a domain in memory: desktops that do at once what is asked of them, users and keys. It
 // is what the API's own tests talk to; it keeps what the domain promises the API, and no more.
 type World struct {
-	mu       sync.Mutex
-	desktops []desktop.Desktop // in the order of their making
-	users    []desktop.User
-	keys     map[string]desktop.Key // by secret
-	acted    []desktop.Action
-	ran      []desktop.Exec
-	settles  []time.Duration
-	windows  []desktop.Window
-	clip     string
-	size     desktop.Size // of every desktop's display
-	next     int
+	mu        sync.Mutex
+	desktops  []desktop.Desktop // in the order of their making
+	users     []desktop.User
+	keys      map[string]desktop.Key // by secret
+	providers []provider.Provider
+	acted     []desktop.Action
+	ran       []desktop.Exec
+	settles   []time.Duration
+	windows   []desktop.Window
+	clip      string
+	size      desktop.Size // of every desktop's display
+	next      int
 
 	// Frames is what the display shows; set it anew, never change it.
 	Shown *desktop.Frame

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -42,7 +43,26 @@ type Config struct {
 	StopGrace   time.Duration `mapstructure:"stopGrace"`
 	BootTimeout time.Duration `mapstructure:"bootTimeout"`
 	ScreenIdle  time.Duration `mapstructure:"screenIdle"`
+	Models      Models        `mapstructure:"models"`
 	Log         Log           `mapstructure:"log"`
+}
+
+// Models says how providers of models are reached and how much of them may be used.
+type Models struct {
+	Proxy            string      `mapstructure:"proxy"`
+	NoProxy          string      `mapstructure:"noProxy"`
+	PrivateAddresses bool        `mapstructure:"privateAddresses"`
+	OnlyConfigured   bool        `mapstructure:"onlyConfigured"`
+	Desktop          ModelLimits `mapstructure:"desktop"`
+	Owner            ModelLimits `mapstructure:"owner"`
+}
+
+// ModelLimits are how much one desktop, or one owner, may use; 0 is no limit.
+type ModelLimits struct {
+	RequestsPerMinute int `mapstructure:"requestsPerMinute"`
+	TokensPerMinute   int `mapstructure:"tokensPerMinute"`
+	RequestsPerDay    int `mapstructure:"requestsPerDay"`
+	TokensPerDay      int `mapstructure:"tokensPerDay"`
 }
 
 // Libvirt says which hypervisor to use and what of it is bureau's.
@@ -96,6 +116,18 @@ var settings = []setting{
 	{"stopGrace", 30 * time.Second, "how long a guest may take to shut down before it is turned off"},
 	{"bootTimeout", 5 * time.Minute, "how long a desktop may take to become ready"},
 	{"screenIdle", 30 * time.Second, "how long a display nobody looks at stays connected"},
+	{"models.proxy", "", "URL of the proxy through which model providers are reached; none when empty"},
+	{"models.noProxy", "", "hosts and networks that are reached without it, separated by commas"},
+	{"models.privateAddresses", false, "let users' own model providers be at addresses that are not public"},
+	{"models.onlyConfigured", false, "lend programs in desktops only the models that the providers name"},
+	{"models.desktop.requestsPerMinute", 120, "requests of one desktop to models in a minute; 0 is no limit"},
+	{"models.desktop.tokensPerMinute", 2_000_000, "tokens of one desktop in a minute; 0 is no limit"},
+	{"models.desktop.requestsPerDay", 20_000, "requests of one desktop to models in a day; 0 is no limit"},
+	{"models.desktop.tokensPerDay", 100_000_000, "tokens of one desktop in a day; 0 is no limit"},
+	{"models.owner.requestsPerMinute", 600, "requests of one user's desktops to models in a minute; 0 is no limit"},
+	{"models.owner.tokensPerMinute", 10_000_000, "tokens of one user's desktops in a minute; 0 is no limit"},
+	{"models.owner.requestsPerDay", 100_000, "requests of one user's desktops to models in a day; 0 is no limit"},
+	{"models.owner.tokensPerDay", 500_000_000, "tokens of one user's desktops in a day; 0 is no limit"},
 	{"log.level", "info", "what is logged: debug, info, warn or error"},
 	{"log.format", "text", "how it is logged: text or json"},
 }
@@ -119,6 +151,9 @@ func (c Config) DesktopTiers() map[string]desktop.Tier {
 
 // Database is the path of the database.
 func (c Config) Database() string { return filepath.Join(c.DataDir, "bureau.db") }
+
+// MasterKeys is the path of the file with the keys that the model providers' keys are sealed with.
+func (c Config) MasterKeys() string { return filepath.Join(c.DataDir, "master.keys") }
 
 var (
 	prefixRule = regexp.MustCompile(`^[a-z][a-z0-9-]{0,15}$`)
@@ -171,7 +206,27 @@ func (c Config) Validate() error {
 	case c.Log.Format != "text" && c.Log.Format != "json":
 		return invalid("log.format", c.Log.Format, "text or json")
 	}
+	if err := c.Models.validate(); err != nil {
+		return err
+	}
 	return c.validateTiers()
+}
+
+func (m Models) validate() error {
+	if u, err := url.Parse(m.Proxy); m.Proxy != "" && (err != nil || u.Host == "" || !slices.Contains([]string{"http", "https", "socks5"}, u.Scheme)) {
+		return invalid("models.proxy", m.Proxy, "an address such as http://proxy.example.org:3128")
+	}
+	for key, n := range map[string]int{
+		"desktop.requestsPerMinute": m.Desktop.RequestsPerMinute, "desktop.tokensPerMinute": m.Desktop.TokensPerMinute,
+		"desktop.requestsPerDay": m.Desktop.RequestsPerDay, "desktop.tokensPerDay": m.Desktop.TokensPerDay,
+		"owner.requestsPerMinute": m.Owner.RequestsPerMinute, "owner.tokensPerMinute": m.Owner.TokensPerMinute,
+		"owner.requestsPerDay": m.Owner.RequestsPerDay, "owner.tokensPerDay": m.Owner.TokensPerDay,
+	} {
+		if n < 0 {
+			return invalid("models."+key, n, "a number, or 0 for no limit")
+		}
+	}
+	return nil
 }
 
 func (c Config) validateTiers() error {

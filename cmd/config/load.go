@@ -28,6 +28,8 @@ func AddFlags(flags *pflag.FlagSet) {
 			flags.String(s.name, value, s.usage)
 		case int:
 			flags.Int(s.name, value, s.usage)
+		case bool:
+			flags.Bool(s.name, value, s.usage)
 		case time.Duration:
 			flags.Duration(s.name, value, s.usage)
 		}
@@ -234,7 +236,23 @@ func (c Config) Values() []Value {
 		{"acceleration", c.Acceleration}, {"image", c.Image}, {"network", c.Network},
 		{"defaultTier", c.DefaultTier}, {"rateLimit", strconv.Itoa(c.RateLimit)},
 		{"stopGrace", c.StopGrace.String()}, {"bootTimeout", c.BootTimeout.String()}, {"screenIdle", c.ScreenIdle.String()},
+		{"models.proxy", c.Models.Proxy}, {"models.noProxy", c.Models.NoProxy},
+		{"models.privateAddresses", strconv.FormatBool(c.Models.PrivateAddresses)}, {"models.onlyConfigured", strconv.FormatBool(c.Models.OnlyConfigured)},
 		{"log.level", strings.ToLower(c.Log.Level.String())}, {"log.format", c.Log.Format},
+	}
+	for _, whose := range []struct {
+		name   string
+		limits ModelLimits
+	}{{"desktop", c.Models.Desktop}, {"owner", c.Models.Owner}} {
+		for _, limit := range []struct {
+			name string
+			n    int
+		}{
+			{"requestsPerMinute", whose.limits.RequestsPerMinute}, {"tokensPerMinute", whose.limits.TokensPerMinute},
+			{"requestsPerDay", whose.limits.RequestsPerDay}, {"tokensPerDay", whose.limits.TokensPerDay},
+		} {
+			values = append(values, Value{"models." + whose.name + "." + limit.name, strconv.Itoa(limit.n)})
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Tiers)) {
 		t := c.Tiers[name]
