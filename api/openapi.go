@@ -19,6 +19,7 @@ const bearer = "bearer"
 const (
 	tagDesktops = "Desktops"
 	tagControl  = "Control"
+	tagChat     = "Chat"
 	tagAccount  = "Account"
 	tagOperator = "Administration"
 	tagService  = "Service"
@@ -52,6 +53,7 @@ func description(version string) huma.Config {
 	config.Tags = []*huma.Tag{
 		{Name: tagDesktops, Description: "Desktops and their lives"},
 		{Name: tagControl, Description: "Seeing and acting, while a desktop is running with agentReady true; 503 otherwise"},
+		{Name: tagChat, Description: "The AI agent of a desktop"},
 		{Name: tagAccount, Description: "The caller"},
 		{Name: tagOperator, Description: "Users and keys, for the operator on the administration socket"},
 		{Name: tagService, Description: "The service itself"},

@@ -85,13 +85,14 @@ type Accounts interface {
 // Renderer makes an image file of a frame.
 type Renderer func(frame *desktop.Frame, o picture.Options) (picture.Picture, error)
 
-// Options are what a Server is made of. Desktops and Accounts are required to serve; without them a
+// Options are what a Server is made of. Desktops, Accounts and Assistant are required to serve; without them a
 // Server still tells its OpenAPI document.
 type Options struct {
-	Desktops Desktops
-	Accounts Accounts
-	Render   Renderer     // picture.Render when nil
-	Logger   *slog.Logger // none when nil
+	Desktops  Desktops
+	Accounts  Accounts
+	Assistant Assistant
+	Render    Renderer     // picture.Render when nil
+	Logger    *slog.Logger // none when nil
 
 	// RatePerMinute is how many requests a minute one key may make, 0 for any number; Burst is how
 	// many of them at once (RatePerMinute when 0).
@@ -107,12 +108,13 @@ type Options struct {
 
 // Server is the API.
 type Server struct {
-	desktops Desktops
-	accounts Accounts
-	album    *album
-	log      *slog.Logger
-	rates    *limiter
-	grace    time.Duration
+	desktops  Desktops
+	accounts  Accounts
+	assistant Assistant
+	album     *album
+	log       *slog.Logger
+	rates     *limiter
+	grace     time.Duration
 
 	router   *gin.Engine
 	api      huma.API
@@ -125,13 +127,14 @@ type Server struct {
 // New makes the API. It serves nothing yet.
 func New(o Options) *Server {
 	s := &Server{
-		desktops: o.Desktops,
-		accounts: o.Accounts,
-		log:      o.Logger,
-		rates:    newLimiter(o.RatePerMinute, o.Burst),
-		grace:    o.Grace,
-		router:   gin.New(),
-		rules:    map[string]rule{},
+		desktops:  o.Desktops,
+		accounts:  o.Accounts,
+		assistant: o.Assistant,
+		log:       o.Logger,
+		rates:     newLimiter(o.RatePerMinute, o.Burst),
+		grace:     o.Grace,
+		router:    gin.New(),
+		rules:     map[string]rule{},
 	}
 	if o.Render == nil {
 		o.Render = picture.Render
@@ -166,6 +169,8 @@ func New(o Options) *Server {
 	s.displayRoutes()
 	s.execRoutes()
 	s.screenshotRoutes()
+	s.chatRoutes()
+	s.completionRoutes()
 	s.adminRoutes()
 	s.documentRoutes()
 

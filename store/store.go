@@ -1,5 +1,5 @@
-// Package store keeps desktops, users and keys in SQLite. It is desktop.Store and nothing more: it
-// holds no policy, and knows neither HTTP nor the hypervisor.
+// Package store keeps desktops, users, keys and conversations in SQLite. It is desktop.Store and
+// assistant.Store and nothing more: it holds no policy, and knows neither HTTP nor the hypervisor.
 //
 // There are two pools on one database in WAL mode. The writer has a single connection, so that
 // writes queue in this process instead of failing on SQLite's lock, and every one of its
@@ -12,6 +12,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -22,6 +23,7 @@ import (
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
+	"bureau/assistant"
 	"bureau/desktop"
 )
 
@@ -31,7 +33,10 @@ type Store struct {
 	reader *sql.DB
 }
 
-var _ desktop.Store = (*Store)(nil)
+var (
+	_ desktop.Store   = (*Store)(nil)
+	_ assistant.Store = (*Store)(nil)
+)
 
 // busyTimeout is how long a statement waits for another process that holds the lock, such as a
 // backup.
@@ -199,6 +204,20 @@ func duplicate(err error) bool {
 }
 
 func dangling(err error) bool { return violates(err, sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY) }
+
+// jsonText is a column that holds JSON.
+type jsonText string
+
+func (t jsonText) into(value any) error { return json.Unmarshal([]byte(t), value) }
+
+// asJSON is a value of our own types, which always can be written, as such a column holds it.
+func asJSON(value any) string {
+	text, err := json.Marshal(value)
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
 
 // moment is a time as a column holds it.
 func moment(t time.Time) int64 { return t.UnixNano() }
