@@ -234,6 +234,9 @@ func (c Config) Values() []Value {
 		{"acceleration", c.Acceleration}, {"image", c.Image}, {"network", c.Network},
 		{"defaultTier", c.DefaultTier}, {"rateLimit", strconv.Itoa(c.RateLimit)},
 		{"stopGrace", c.StopGrace.String()}, {"bootTimeout", c.BootTimeout.String()}, {"screenIdle", c.ScreenIdle.String()},
+		{"chat.maxSteps", strconv.Itoa(c.Chat.MaxSteps)}, {"chat.timeout", c.Chat.Timeout.String()},
+		{"chat.maxTokens", strconv.Itoa(c.Chat.MaxTokens)}, {"chat.approvalTimeout", c.Chat.ApprovalTimeout.String()},
+		{"chat.desktopWait", c.Chat.DesktopWait.String()},
 		{"log.level", strings.ToLower(c.Log.Level.String())}, {"log.format", c.Log.Format},
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Tiers)) {
