@@ -320,15 +320,17 @@ func (f *follower) claude(line []byte) {
 		}
 		var text []string
 		for _, part := range content {
-			switch {
-			case part.Type == "text" && own:
+			if part.Type == "text" && own {
 				text = append(text, part.Text)
-			case part.Type == "tool_use":
-				f.begin(part.ID, part.Name, part.Input)
 			}
 		}
 		if len(text) > 0 {
 			f.said(strings.Join(text, "\n"))
+		}
+		for _, part := range content {
+			if part.Type == "tool_use" {
+				f.begin(part.ID, part.Name, part.Input)
+			}
 		}
 	case "user":
 		for _, part := range content {
