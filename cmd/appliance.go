@@ -11,12 +11,15 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"bureau/agent"
 	"bureau/api"
+	"bureau/assistant"
+	"bureau/assistant/model"
 	"bureau/cmd/config"
 	"bureau/desktop"
 	"bureau/hypervisor"
@@ -64,6 +67,24 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	}
 	defer closing(&err, manager.Close)
 
+	agents, err := assistant.New(ctx, assistant.Options{
+		Desktops:        manager,
+		Store:           kept,
+		Providers:       noModels{},
+		Meter:           noModels{},
+		Model:           func(e model.Endpoint) (model.Model, error) { return model.New(e, http.DefaultClient, log) },
+		Log:             log,
+		MaxSteps:        c.Chat.MaxSteps,
+		Timeout:         c.Chat.Timeout,
+		MaxTokens:       int64(c.Chat.MaxTokens),
+		ApprovalTimeout: c.Chat.ApprovalTimeout,
+		DesktopWait:     c.Chat.DesktopWait,
+	})
+	if err != nil {
+		return err
+	}
+	defer closing(&err, agents.Close)
+
 	tcp, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return fmt.Errorf("listening for the API (listen: %s): %w", c.Listen, err)
@@ -82,11 +103,25 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	server := api.New(api.Options{
 		Desktops:      manager,
 		Accounts:      accounts,
+		Assistant:     agents,
 		Logger:        log,
 		RatePerMinute: float64(c.RateLimit),
 		Version:       Version(),
 	})
 	return server.Serve(ctx, tcp, socket)
+}
+
+// noModels is an appliance that lends none.
+type noModels struct{}
+
+func (noModels) Endpoints(context.Context, string, string) ([]model.Endpoint, error) {
+	return nil, desktop.Errorf(desktop.NotFound, "no model provider is configured")
+}
+
+func (noModels) Allow(context.Context, string, string) error { return nil }
+
+func (noModels) Record(context.Context, string, string, model.Endpoint, model.Usage) error {
+	return nil
 }
 
 // closing adds the error of a part's end to that of the appliance.
