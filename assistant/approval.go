@@ -47,9 +47,9 @@ func (p policy) shell(tool, command string) string {
 	return p.matches(tool, command)
 }
 
-// edit is about a change of a file, with which one can have whatever is liked run later.
-func (p policy) edit(call model.Call) string {
-	if p.Shell {
+// edit is about a file, with a change of which one can have whatever is liked run later.
+func (p policy) edit(call model.Call, changes bool) string {
+	if p.Shell && changes {
 		return "it changes a file"
 	}
 	return p.matches(append(texts(call.Arguments), call.Tool)...)

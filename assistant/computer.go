@@ -228,7 +228,7 @@ func (t *turn) mishap(ctx context.Context, call model.Call, err error) outcome {
 		if err := t.awaitDesktop(ctx, err); err != nil {
 			return outcome{err: err}
 		}
-		note = "The desktop was away for a while (" + err.Error() + ") and is back. Whether this took effect is not known, and it may have been restarted: programs may be gone."
+		note = "The desktop was away for a while (" + sentenceOf(err) + ") and is back. Whether this took effect is not known, and it may have been restarted: programs may be gone."
 	}
 	done := outcome{text: note}
 	if call.Tool != model.Computer {
@@ -284,7 +284,7 @@ func (t *turn) awaitDesktop(ctx context.Context, why error) error {
 		}
 		return errAgain
 	}, func() error {
-		return &ending{Failed, "the desktop was not back within " + t.s.DesktopWait.String() + ": " + why.Error()}
+		return &ending{Failed, "the desktop was not back within " + t.s.DesktopWait.String() + ": " + sentenceOf(why)}
 	})
 }
 
@@ -297,6 +297,15 @@ func (t *turn) awaitHandBack(ctx context.Context, why error) error {
 		}
 		return t.await(ctx, err)
 	}, func() error { return &ending{TimedOut, "the desktop was not handed back"} })
+}
+
+// sentenceOf is what an error of a desktop says to others than the operator.
+func sentenceOf(err error) string {
+	var known *desktop.Error
+	if errors.As(err, &known) && known.Code != desktop.Internal {
+		return known.Message
+	}
+	return "the connection to it was lost"
 }
 
 // errAgain says that a pause goes on.
@@ -332,7 +341,7 @@ func (t *turn) pause(ctx context.Context, why error, limit time.Duration, judge 
 
 // pausedBy is what is told of a pause.
 func pausedBy(why error) map[string]any {
-	data := map[string]any{"reason": why.Error()}
+	data := map[string]any{"reason": sentenceOf(why)}
 	var known *desktop.Error
 	if errors.As(why, &known) {
 		for _, name := range []string{"holder", "expiresAt", "desktopStatus"} {

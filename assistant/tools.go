@@ -124,6 +124,9 @@ func (t *turn) bash(ctx context.Context, step Step, call model.Call) outcome {
 	case result.ExitCode != 0:
 		fmt.Fprintf(&text, "\n[exit code %d]", result.ExitCode)
 	}
+	if result.Truncated {
+		text.WriteString("\n[there was more output than the desktop keeps]")
+	}
 	said := strings.TrimLeft(text.String(), "\n")
 	if said == "" {
 		said = "[no output]"
@@ -181,23 +184,24 @@ func (t *turn) edit(ctx context.Context, step Step, call model.Call) outcome {
 		return invalid("path is not the path of a file")
 	case in.Text != nil && len(*in.Text) > maxFile || in.NewText != nil && len(*in.NewText) > maxListing:
 		return invalid("the text is too long; write a part of it at once")
-	case in.Command == "view":
-		return t.view(ctx, call, in.Path, in.ViewFrom, in.ViewTo)
 	case in.Command == "create" && in.Text == nil:
 		return invalid("create needs text")
 	case in.Command == "str_replace" && (in.OldText == "" || in.NewText == nil):
 		return invalid("str_replace needs oldText and newText")
 	case in.Command == "insert" && (in.InsertLine == nil || *in.InsertLine < 0 || in.NewText == nil):
 		return invalid("insert needs insertLine, 0 or more, and newText")
-	case in.Command != "create" && in.Command != "str_replace" && in.Command != "insert":
+	case in.Command != "view" && in.Command != "create" && in.Command != "str_replace" && in.Command != "insert":
 		return invalid("command is %q; it must be view, create, str_replace or insert", shorten(in.Command, 60))
 	}
-	if reason := t.policy.edit(call); reason != "" {
+	if reason := t.policy.edit(call, in.Command != "view"); reason != "" {
 		if err := t.approve(ctx, step, reason); err != nil {
 			return t.refused(ctx, call, err)
 		}
 	}
-	if in.Command == "create" {
+	switch in.Command {
+	case "view":
+		return t.view(ctx, call, in.Path, in.ViewFrom, in.ViewTo)
+	case "create":
 		return t.write(ctx, call, in.Path, *in.Text)
 	}
 	text, failed := t.read(ctx, call, in.Path)

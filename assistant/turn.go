@@ -109,6 +109,9 @@ func (t *turn) run() {
 		err = t.runLoop(t.ctx)
 	}
 	reason, sentence := t.reasonOf(err)
+	if reason == Failed {
+		t.log.Warn("turn failed", "error", err)
+	}
 	t.finish(reason, sentence)
 }
 
@@ -135,7 +138,6 @@ func (t *turn) reasonOf(err error) (StopReason, string) {
 	case errors.As(err, &known) && known.Code != desktop.Internal:
 		return Failed, known.Message
 	}
-	t.log.Error("a turn failed", "error", err)
 	return Failed, "an internal fault; the operator finds it in the log under turn " + t.id
 }
 
@@ -302,7 +304,8 @@ func (t *turn) step(ctx context.Context, call model.Call) (Step, model.Result, e
 	result := model.Result{ID: call.ID, Tool: call.Tool, Text: done.text, Picture: done.picture, Failed: done.failed, Acknowledged: done.acknowledged}
 	if done.err != nil {
 		result.Failed = true
-		result.Text = strings.TrimSpace(result.Text + "\nThis did not come to its end: " + done.err.Error() + ".")
+		_, why := t.reasonOf(done.err)
+		result.Text = joined(result.Text, "This did not come to its end: "+why+".")
 	}
 	step.Result, step.Failed = shorten(result.Text, maxStepResult), result.Failed
 	t.change(func(r *Turn) { r.Steps = append(r.Steps, step) })

@@ -392,7 +392,7 @@ func (k *keeper) desktop() Desktop {
 		Image:       r.Image,
 		KeepAlive:   r.KeepAlive,
 		Approval:    r.Approval,
-		Agent:       r.Agent,
+		Agent:       r.Agent.named(),
 		Network:     r.Network,
 		VCPUs:       r.VCPUs,
 		MemoryBytes: r.MemoryBytes,

@@ -27,6 +27,14 @@ type ChatAgent struct {
 	Preset  string `json:"preset,omitempty" enum:"claude-code,codex" doc:"In place of command: a program that is installed in the desktop and whose output is understood"`
 }
 
+// named has its kind written out.
+func (a ChatAgent) named() ChatAgent {
+	if a.Kind == "" {
+		a.Kind = AgentBuiltin
+	}
+	return a
+}
+
 // Check says what is wrong with it.
 func (a ChatAgent) Check() error {
 	switch a.Kind {
