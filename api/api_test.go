@@ -13,12 +13,15 @@ import (
 	"testing"
 
 	"bureau/api/apitest"
+	"bureau/assistant"
+	"bureau/assistant/model"
 	"bureau/desktop"
 )
 
 // bench is a server over a World, and a client whose every exchange is held against the document.
 type bench struct {
 	*apitest.World
+	chat   *apitest.Chat
 	t      *testing.T
 	server *Server
 	url    string
@@ -64,10 +67,11 @@ func newBench(t *testing.T, change func(*Options)) *bench {
 	b.AddDesktop("dt-2", "usr-2")
 	b.key = b.AddKey("usr-1", nil, desktop.Capabilities()...)
 	b.other = b.AddKey("usr-2", nil, desktop.Capabilities()...)
+	b.chat = apitest.NewChat(t, b.World)
 	b.AddProvider("prv-1", "usr-1", "")
 	b.AddProvider("prv-2", "usr-1", "dt-1")
 	b.AddProvider("prv-3", "usr-2", "dt-2")
-	options := Options{Desktops: b.World, Accounts: b.World, Providers: b.World.Providers(), Usage: b.World, Version: "test",
+	options := Options{Desktops: b.World, Accounts: b.World, Providers: b.World.Providers(), Usage: b.World, Assistant: b.chat.Service, Version: "test",
 		Logger: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	if change != nil {
 		change(&options)
@@ -80,6 +84,20 @@ func newBench(t *testing.T, change func(*Options)) *bench {
 	b.url = web.URL
 	b.client = &http.Client{Transport: document().With(web.Client().Transport, func(err error) { t.Error(err) })}
 	return b
+}
+
+// busy begins a turn on a desktop that does not end by itself.
+func (b *bench) busy(id string) assistant.Turn {
+	b.t.Helper()
+	b.chat.SetModel(func(ctx context.Context, _ model.Request, _ func(model.Delta)) (model.Response, error) {
+		<-ctx.Done()
+		return model.Response{}, ctx.Err()
+	})
+	turn, err := b.chat.Service.Begin(b.t.Context(), desktop.Caller{Local: true}, id, assistant.Prompt{Message: "wait"})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return turn
 }
 
 // reply is an answer, read.

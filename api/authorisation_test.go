@@ -12,24 +12,27 @@ import (
 
 // body is a good one for each route that has one.
 var goodBodies = map[string]string{
-	"POST /v1/desktops":                `{"name":"new"}`,
-	"PATCH /v1/desktops/{id}":          `{"name":"other"}`,
-	"POST /v1/desktops/{id}/click":     `{"x":1,"y":2}`,
-	"POST /v1/desktops/{id}/move":      `{"x":1,"y":2}`,
-	"POST /v1/desktops/{id}/drag":      `{"startX":1,"startY":2,"endX":3,"endY":4}`,
-	"POST /v1/desktops/{id}/scroll":    `{"direction":"down"}`,
-	"POST /v1/desktops/{id}/type":      `{"text":"x"}`,
-	"POST /v1/desktops/{id}/key":       `{"key":"Return"}`,
-	"POST /v1/desktops/{id}/actions":   `[{"type":"click","x":1,"y":2}]`,
-	"PUT /v1/desktops/{id}/clipboard":  `{"text":"x"}`,
-	"PATCH /v1/desktops/{id}/display":  `{"width":640,"height":400}`,
-	"POST /v1/desktops/{id}/exec":      `{"command":"true"}`,
-	"POST /v1/desktops/{id}/bash":      `{"script":"true"}`,
-	"PUT /v1/desktops/{id}/provider":   `{"provider":"anthropic","apiKey":"sk-ant-0123456789abcdef"}`,
-	"POST /v1/providers":               `{"provider":"anthropic","apiKey":"sk-ant-0123456789abcdef","name":"new"}`,
-	"PATCH /v1/providers/{providerId}": `{"model":"other"}`,
-	"POST /v1/admin/users":             `{"email":"new@example.org"}`,
-	"POST /v1/admin/keys":              `{"user":"usr-1"}`,
+	"POST /v1/desktops":                             `{"name":"new"}`,
+	"PATCH /v1/desktops/{id}":                       `{"name":"other"}`,
+	"POST /v1/desktops/{id}/click":                  `{"x":1,"y":2}`,
+	"POST /v1/desktops/{id}/move":                   `{"x":1,"y":2}`,
+	"POST /v1/desktops/{id}/drag":                   `{"startX":1,"startY":2,"endX":3,"endY":4}`,
+	"POST /v1/desktops/{id}/scroll":                 `{"direction":"down"}`,
+	"POST /v1/desktops/{id}/type":                   `{"text":"x"}`,
+	"POST /v1/desktops/{id}/key":                    `{"key":"Return"}`,
+	"POST /v1/desktops/{id}/actions":                `[{"type":"click","x":1,"y":2}]`,
+	"PUT /v1/desktops/{id}/clipboard":               `{"text":"x"}`,
+	"PATCH /v1/desktops/{id}/display":               `{"width":640,"height":400}`,
+	"POST /v1/desktops/{id}/exec":                   `{"command":"true"}`,
+	"POST /v1/desktops/{id}/bash":                   `{"script":"true"}`,
+	"POST /v1/desktops/{id}/chat":                   `{"message":"hello"}`,
+	"POST /v1/desktops/{id}/approvals/{approvalId}": `{"approve":true}`,
+	"POST /v1/chat/completions":                     `{"model":"bureau/dt-1","messages":[{"role":"user","content":"hello"}]}`,
+	"POST /v1/admin/users":                          `{"email":"new@example.org"}`,
+	"POST /v1/admin/keys":                           `{"user":"usr-1"}`,
+	"PUT /v1/desktops/{id}/provider":                `{"provider":"anthropic","apiKey":"sk-ant-0123456789abcdef"}`,
+	"POST /v1/providers":                            `{"provider":"anthropic","apiKey":"sk-ant-0123456789abcdef","name":"new"}`,
+	"PATCH /v1/providers/{providerId}":              `{"model":"other"}`,
 }
 
 // granted is the contract's own list of who may do what, so that a rule cannot be loosened by a
@@ -66,17 +69,27 @@ var granted = map[string]rule{
 	"POST /v1/desktops/{id}/bash":                        needs(desktop.CanControl),
 	"GET /v1/desktops/{id}/screenshot":                   needs(desktop.CanControl),
 
-	"GET /v1/desktops/{id}/provider":       needs(desktop.CanManage),
-	"PUT /v1/desktops/{id}/provider":       needs(desktop.CanManage),
-	"DELETE /v1/desktops/{id}/provider":    needs(desktop.CanManage),
-	"POST /v1/desktops/{id}/provider/test": needs(desktop.CanManage),
-	"GET /v1/providers":                    needs(desktop.CanProvide),
-	"POST /v1/providers":                   needs(desktop.CanProvide),
-	"GET /v1/providers/{providerId}":       needs(desktop.CanProvide),
-	"PATCH /v1/providers/{providerId}":     needs(desktop.CanProvide),
-	"DELETE /v1/providers/{providerId}":    needs(desktop.CanProvide),
-	"POST /v1/providers/{providerId}/test": needs(desktop.CanProvide),
-	"GET /v1/usage":                        needs(desktop.CanRead),
+	"GET /v1/desktops/{id}/provider":                     needs(desktop.CanManage),
+	"PUT /v1/desktops/{id}/provider":                     needs(desktop.CanManage),
+	"DELETE /v1/desktops/{id}/provider":                  needs(desktop.CanManage),
+	"POST /v1/desktops/{id}/provider/test":               needs(desktop.CanManage),
+	"GET /v1/providers":                                  needs(desktop.CanProvide),
+	"POST /v1/providers":                                 needs(desktop.CanProvide),
+	"GET /v1/providers/{providerId}":                     needs(desktop.CanProvide),
+	"PATCH /v1/providers/{providerId}":                   needs(desktop.CanProvide),
+	"DELETE /v1/providers/{providerId}":                  needs(desktop.CanProvide),
+	"POST /v1/providers/{providerId}/test":               needs(desktop.CanProvide),
+	"GET /v1/usage":                                      needs(desktop.CanRead),
+	"POST /v1/desktops/{id}/chat":                        needs(desktop.CanChat),
+	"POST /v1/desktops/{id}/chat/cancel":                 needs(desktop.CanChat),
+	"GET /v1/desktops/{id}/chat/turns/{turnId}":          needs(desktop.CanChat),
+	"GET /v1/desktops/{id}/chat/turns/{turnId}/events":   needs(desktop.CanChat),
+	"GET /v1/desktops/{id}/chat/sessions":                needs(desktop.CanChat),
+	"GET /v1/desktops/{id}/chat/sessions/{sessionId}":    needs(desktop.CanChat),
+	"DELETE /v1/desktops/{id}/chat/sessions/{sessionId}": needs(desktop.CanChat),
+	"GET /v1/desktops/{id}/approvals":                    needs(desktop.CanChat),
+	"POST /v1/desktops/{id}/approvals/{approvalId}":      needs(desktop.CanChat),
+	"POST /v1/chat/completions":                          needs(desktop.CanChat),
 
 	"GET /v1/admin/users":        operator,
 	"POST /v1/admin/users":       operator,
@@ -100,6 +113,12 @@ func routes(t *testing.T, s *Server) []string {
 	}
 	slices.Sort(list)
 	return list
+}
+
+// fill puts names of things that a bench has into a path.
+func fill(path, id string) string {
+	return strings.NewReplacer("{id}", id, "{windowId}", "7", "{name}", "not-found",
+		"{sessionId}", "ses-"+id, "{turnId}", "turn-"+id, "{approvalId}", "apr-"+id).Replace(path)
 }
 
 func TestRouterDocumentAndRulesAgree(t *testing.T) {
@@ -155,14 +174,16 @@ func TestAuthorisation(t *testing.T) {
 				t.Fatal("the contract says nothing of this route")
 			}
 			b := newBench(t, nil)
+			if strings.HasSuffix(path, "/chat/cancel") {
+				b.busy("dt-1")
+			}
 			past := time.Now().Add(-time.Hour)
 			expired := b.AddKey("usr-1", func(k *desktop.Key) { k.ExpiresAt = &past }, desktop.Capabilities()...)
 			revoked := b.AddKey("usr-1", func(k *desktop.Key) { k.RevokedAt = &past }, desktop.Capabilities()...)
 
 			call := func(authorization, id, body string) reply {
 				b.t = t
-				filled := strings.NewReplacer("{id}", id, "{windowId}", "7", "{providerId}", "prv-1", "{name}", "not-found").Replace(path)
-				return b.do(method, filled, body, "Authorization: "+authorization)
+				return b.do(method, fill(path, id), body, "Authorization: "+authorization)
 			}
 			// A body that no route takes: who is refused is refused before it is looked at.
 			const bad = `{"nonsense":`
@@ -248,7 +269,10 @@ func TestOperator(t *testing.T) {
 		if strings.HasPrefix(path, "/v1/admin") {
 			id = "key-1"
 		}
-		if w := b.asLocal(method, strings.NewReplacer("{id}", id, "{windowId}", "7", "{providerId}", "prv-1", "{name}", "not-found").Replace(path), body); w.Code >= 300 {
+		if strings.HasSuffix(path, "/chat/cancel") {
+			b.busy(id)
+		}
+		if w := b.asLocal(method, fill(path, id), body); w.Code >= 300 {
 			t.Errorf("%s: %d: %s", route, w.Code, w.Body)
 		}
 	}

@@ -22,6 +22,7 @@ const (
 	tagDesktops = "Desktops"
 	tagControl  = "Control"
 	tagModels   = "Models"
+	tagChat     = "Chat"
 	tagAccount  = "Account"
 	tagOperator = "Administration"
 	tagService  = "Service"
@@ -57,6 +58,7 @@ func description(version string) huma.Config {
 		{Name: tagDesktops, Description: "Desktops and their lives"},
 		{Name: tagControl, Description: "Seeing and acting, while a desktop is running with agentReady true; 503 otherwise"},
 		{Name: tagModels, Description: "The providers of the models that desktops use, and what these took"},
+		{Name: tagChat, Description: "The AI agent of a desktop"},
 		{Name: tagAccount, Description: "The caller"},
 		{Name: tagOperator, Description: "Users and keys, for the operator on the administration socket"},
 		{Name: tagService, Description: "The service itself"},

@@ -88,9 +88,10 @@ type Renderer func(frame *desktop.Frame, o picture.Options) (picture.Picture, er
 // Options are what a Server is made of. The domain's parts are required to serve; without them a
 // Server still tells its OpenAPI document.
 type Options struct {
-	Desktops Desktops
-	Accounts Accounts
-	// Providers and Usage are of the models that desktops use; required like the two above.
+	Desktops  Desktops
+	Accounts  Accounts
+	Assistant Assistant
+	// Providers and Usage are of the models that desktops use. They are required like those above.
 	Providers Providers
 	Usage     Usage
 	Render    Renderer     // picture.Render when nil
@@ -114,6 +115,7 @@ type Server struct {
 	accounts  Accounts
 	providers Providers
 	usage     Usage
+	assistant Assistant
 	album     *album
 	log       *slog.Logger
 	rates     *limiter
@@ -134,6 +136,7 @@ func New(o Options) *Server {
 		accounts:  o.Accounts,
 		providers: o.Providers,
 		usage:     o.Usage,
+		assistant: o.Assistant,
 		log:       o.Logger,
 		rates:     newLimiter(o.RatePerMinute, o.Burst),
 		grace:     o.Grace,
@@ -175,6 +178,8 @@ func New(o Options) *Server {
 	s.screenshotRoutes()
 	s.providerRoutes()
 	s.usageRoutes()
+	s.chatRoutes()
+	s.completionRoutes()
 	s.adminRoutes()
 	s.documentRoutes()
 

@@ -18,4 +18,39 @@ type Desktop interface {
 	ActAndSee(ctx context.Context, settle time.Duration, actions ...desktop.Action) (*desktop.Acted, desktop.Sight, error)
 	// Exec runs a command as the desktop's user; output, when not nil, has what it prints meanwhile.
 	Exec(ctx context.Context, command desktop.Exec, output func(desktop.Stream, []byte)) (desktop.ExecResult, error)
+	// Windows are those of the desktop's session, the topmost first.
+	Windows(ctx context.Context) ([]desktop.Window, error)
+}
+
+// Desktops finds desktops and works on them for a caller; a desktop.Manager is one.
+type Desktops interface {
+	// Get is NotFound for a desktop that the caller may not know of.
+	Get(ctx context.Context, caller desktop.Caller, id string) (desktop.Desktop, error)
+	See(ctx context.Context, caller desktop.Caller, id string, settle time.Duration) (desktop.Sight, error)
+	ActAndSee(ctx context.Context, caller desktop.Caller, id string, settle time.Duration, actions ...desktop.Action) (*desktop.Acted, desktop.Sight, error)
+	Exec(ctx context.Context, caller desktop.Caller, id string, command desktop.Exec, output func(desktop.Stream, []byte)) (desktop.ExecResult, error)
+	Windows(ctx context.Context, caller desktop.Caller, id string) ([]desktop.Window, error)
+}
+
+// one is a Desktop: one of Desktops, for one caller.
+type one struct {
+	all    Desktops
+	caller desktop.Caller
+	id     string
+}
+
+func (o one) See(ctx context.Context, settle time.Duration) (desktop.Sight, error) {
+	return o.all.See(ctx, o.caller, o.id, settle)
+}
+
+func (o one) ActAndSee(ctx context.Context, settle time.Duration, actions ...desktop.Action) (*desktop.Acted, desktop.Sight, error) {
+	return o.all.ActAndSee(ctx, o.caller, o.id, settle, actions...)
+}
+
+func (o one) Exec(ctx context.Context, command desktop.Exec, output func(desktop.Stream, []byte)) (desktop.ExecResult, error) {
+	return o.all.Exec(ctx, o.caller, o.id, command, output)
+}
+
+func (o one) Windows(ctx context.Context) ([]desktop.Window, error) {
+	return o.all.Windows(ctx, o.caller, o.id)
 }

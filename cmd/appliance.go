@@ -17,6 +17,8 @@ import (
 
 	"bureau/agent"
 	"bureau/api"
+	"bureau/assistant"
+	"bureau/assistant/model"
 	"bureau/cmd/config"
 	"bureau/desktop"
 	"bureau/hypervisor"
@@ -69,6 +71,24 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	}
 	defer closing(&err, manager.Close)
 
+	agents, err := assistant.New(ctx, assistant.Options{
+		Desktops:        manager,
+		Store:           kept,
+		Providers:       lender.providers,
+		Meter:           lender.meter,
+		Model:           func(e model.Endpoint) (model.Model, error) { return model.New(e, lender.clients.For(e), log) },
+		Log:             log,
+		MaxSteps:        c.Chat.MaxSteps,
+		Timeout:         c.Chat.Timeout,
+		MaxTokens:       int64(c.Chat.MaxTokens),
+		ApprovalTimeout: c.Chat.ApprovalTimeout,
+		DesktopWait:     c.Chat.DesktopWait,
+	})
+	if err != nil {
+		return err
+	}
+	defer closing(&err, agents.Close)
+
 	tcp, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return fmt.Errorf("listening for the API (listen: %s): %w", c.Listen, err)
@@ -89,6 +109,7 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 		Accounts:      accounts,
 		Providers:     lender.providers,
 		Usage:         lender.meter,
+		Assistant:     agents,
 		Logger:        log,
 		RatePerMinute: float64(c.RateLimit),
 		Version:       Version(),

@@ -217,6 +217,25 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 		io.WriteString(w, "picture of "+r.URL.Query().Encode())
 	case "POST /v1/desktops/" + demoID + "/exec", "POST /v1/desktops/" + demoID + "/bash":
 		f.exec(w, r, body, answer)
+	case "POST /v1/desktops/" + demoID + "/chat":
+		f.chat(w, r, body, answer)
+	case "GET /v1/desktops/" + demoID + "/chat/turns/turn-1/events":
+		w.Header().Set("Content-Type", "text/event-stream")
+		fmt.Fprintf(w, "id: 3\nevent: text\ndata: {\"text\":\"of it after %s\"}\n\nid: 4\nevent: done\ndata: %s\n\n", r.Header.Get("Last-Event-ID"), turnJSON("end_turn", ""))
+	case "POST /v1/desktops/" + demoID + "/chat/cancel":
+		answer(turnJSON("cancelled", "the turn was cancelled"))
+	case "GET /v1/desktops/" + demoID + "/chat/sessions":
+		answer(`[{"sessionId":"ses-1","desktopId":"x","title":"a\u001b[2Jpoem","turns":2,"createdAt":"2026-01-02T03:04:05Z","updatedAt":"2026-01-02T03:04:05Z"}]`)
+	case "GET /v1/desktops/" + demoID + "/chat/sessions/ses-1":
+		answer(`{"sessionId":"ses-1","history":[` + turnJSON("end_turn", "") + `,` + turnJSON("timeout", "its time was up") + `]}`)
+	case "DELETE /v1/desktops/" + demoID + "/chat/sessions/ses-1":
+		w.WriteHeader(204)
+	case "GET /v1/desktops/" + demoID + "/approvals":
+		answer(`[{"approvalId":"apr-1","tool":"bash","arguments":{"command":"rm x"},"reason":"it is a shell command","status":"pending","createdAt":"2026-01-02T03:04:05Z","expiresAt":"2026-01-02T03:14:05Z","decidedAt":null}]`)
+	case "POST /v1/desktops/" + demoID + "/approvals/apr-1":
+		answer(`{"approvalId":"apr-1","status":"approved"}`)
+	case "POST /v1/desktops/" + demoID + "/approvals/apr-old":
+		problemJSON(w, 409, "the approval is expired already", "")
 	case "GET /v1/me":
 		answer(`{"id":"usr-1","userId":"usr-1","email":"root@localhost","role":"admin","tier":"max","capabilities":["desktop:read","desktop:chat"]}`)
 	case "GET /v1/admin/users":
@@ -255,6 +274,49 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 
 func providerJSON(id, name, more string) string {
 	return fmt.Sprintf(`{"id":%q,"name":%q,"owner":"","provider":"anthropic","baseUrl":"https://api.anthropic.com","model":"m","keyEnd":"cdef","default":true,"createdAt":"2026-01-02T03:04:05Z","updatedAt":"2026-01-02T03:04:05Z"%s}`, id, name, more)
+}
+
+func turnJSON(reason, failure string) string {
+	return fmt.Sprintf(`{"turnId":"turn-1","sessionId":"ses-1","desktopId":"x","prompt":"write","message":"It is done","stopReason":%q,"error":%q,`+
+		`"steps":[{"number":1,"tool":"bash","arguments":{"command":"ls"},"result":"a","at":"2026-01-02T03:04:05Z","durationMs":1}],`+
+		`"usage":{"inputTokens":1,"cacheReadTokens":0,"cacheWriteTokens":0,"outputTokens":1},"createdAt":"2026-01-02T03:04:05Z","endedAt":"2026-01-02T03:04:06Z"}`, reason, failure)
+}
+
+// chat answers as the message in the body asks for.
+func (f *fakeAppliance) chat(w http.ResponseWriter, r *http.Request, body []byte, answer func(string)) {
+	var in chatBody
+	if err := json.Unmarshal(body, &in); err != nil {
+		problemJSON(w, 400, err.Error(), "")
+		return
+	}
+	reason, failure := "end_turn", ""
+	switch in.Message {
+	case "busy":
+		problemJSON(w, 409, "the desktop's agent is busy with turn turn-0", `,"turnId":"turn-0"`)
+		return
+	case "too much":
+		reason, failure = "max_steps", "the turn has done as many steps as it may"
+	}
+	if r.Header.Get("Accept") != "text/event-stream" {
+		answer(turnJSON(reason, failure))
+		return
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	io.WriteString(w, ": alive\n\nid: 1\nevent: turn\ndata: {\"turnId\":\"turn-1\"}\n\nid: 2\nevent: text\ndata: {\"text\":\"I \\u001b[2Jwrite \"}\n\n")
+	approval := "apr-1"
+	switch in.Message {
+	case "cut":
+		return
+	case "late":
+		approval = "apr-old"
+		fallthrough
+	case "danger":
+		io.WriteString(w, "id: 3\nevent: approval\ndata: {\"approvalId\":\""+approval+"\",\"tool\":\"bash\",\"arguments\":{\"command\":\"rm x\"},\"reason\":\"it is a shell command\"}\n\n")
+	}
+	io.WriteString(w, "id: 5\nevent: message\ndata: {\"text\":\"I write\"}\n\nid: 6\nevent: tool.call\ndata: {\"number\":1,\"tool\":\"bash\",\"arguments\":{\"command\":\"ls\\nls\"}}\n\n"+
+		"id: 7\nevent: tool.result\ndata: {\"number\":1,\"tool\":\"bash\",\"result\":\"no such\\nthing\",\"failed\":true}\n\n"+
+		"id: 8\nevent: paused\ndata: {\"reason\":\"Ada holds the input\"}\n\nid: 9\nevent: resumed\ndata: {}\n\n"+
+		"id: 10\nevent: text\ndata: {\"text\":\"It is done\"}\n\nid: 11\nevent: done\ndata: "+turnJSON(reason, failure)+"\n\n")
 }
 
 // exec answers as the command in the body asks for.

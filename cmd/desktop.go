@@ -119,6 +119,8 @@ func (a *app) desktopCreate() *cobra.Command {
 	var vcpus int
 	var memory, disk string
 	var noStart bool
+	var who string
+	var asked approvalFlags
 	var wait waiting
 	c := &cobra.Command{
 		Use:   "create [NAME]",
@@ -138,6 +140,11 @@ func (a *app) desktopCreate() *cobra.Command {
 				start := false
 				draft.Start = &start
 			}
+			var err error
+			if draft.Approval, err = asked.policy(); err != nil {
+				return err
+			}
+			draft.Agent = chatAgent(who)
 			size := desktop.Sizes{VCPUs: vcpus}
 			for _, s := range []struct {
 				flag, text string
@@ -176,6 +183,8 @@ func (a *app) desktopCreate() *cobra.Command {
 	f.StringVar(&memory, "memory", "", "memory, such as 2GiB, within the tier's")
 	f.StringVar(&disk, "disk", "", "disk, such as 10GiB, within the tier's")
 	f.BoolVar(&noStart, "no-start", false, "leave it off")
+	asked.flags(c)
+	f.StringVar(&who, "agent", "", agentUsage)
 	wait.flags(c, "is ready")
 	return c
 }
@@ -264,7 +273,7 @@ func (a *app) showDesktop(raw json.RawMessage) error {
 	return a.facts("id", d.ID, "name", d.Name, "status", describe(d), "reason", d.Reason,
 		"owner", d.Owner, "image", d.Image, "network", d.Network, "address", orDash(d.IPAddress),
 		"tier", d.Tier, "size", fmt.Sprintf("%d vCPU, %s memory, %s disk", d.VCPUs, humanBytes(d.MemoryBytes), humanBytes(d.DiskBytes)),
-		"accelerated", how, "keep alive", keep, "created", humanTime(d.CreatedAt))
+		"accelerated", how, "keep alive", keep, "agent", agentInWords(d.Agent), "approval", approvalInWords(d.Approval), "created", humanTime(d.CreatedAt))
 }
 
 // desktopChange makes start, stop and restart, which differ in little but their names.
@@ -373,10 +382,12 @@ func (a *app) desktopRename() *cobra.Command {
 
 func (a *app) desktopSet() *cobra.Command {
 	var keep bool
-	var name string
+	var name, who string
+	var asked approvalFlags
 	c := &cobra.Command{
 		Use: "set DESKTOP", Short: "Change a desktop's settings", Args: cobra.ExactArgs(1),
-		Example: "  bureau desktop set demo --keep-alive\n  bureau desktop set demo --keep-alive=false",
+		Example: "  bureau desktop set demo --keep-alive\n  bureau desktop set demo --keep-alive=false\n" +
+			"  bureau desktop set demo --approve shell,passwords --approve-pattern '^sudo '\n  bureau desktop set demo --agent claude-code",
 		RunE: func(c *cobra.Command, args []string) error {
 			var change desktop.Change
 			if c.Flags().Changed("keep-alive") {
@@ -385,14 +396,27 @@ func (a *app) desktopSet() *cobra.Command {
 			if c.Flags().Changed("name") {
 				change.Name = &name
 			}
+			if c.Flags().Changed("approve") || c.Flags().Changed("approve-pattern") {
+				approval, err := asked.policy()
+				if err != nil {
+					return err
+				}
+				change.Approval = &approval
+			}
+			if c.Flags().Changed("agent") {
+				agent := chatAgent(who)
+				change.Agent = &agent
+			}
 			if change == (desktop.Change{}) {
-				return usage("say what to change: --keep-alive or --name")
+				return usage("say what to change: --keep-alive, --name, --approve or --agent")
 			}
 			return a.change(c.Context(), args[0], change)
 		},
 	}
 	c.Flags().BoolVar(&keep, "keep-alive", false, "never stop it for inactivity")
 	c.Flags().StringVar(&name, "name", "", "its name")
+	asked.flags(c)
+	c.Flags().StringVar(&who, "agent", "", agentUsage)
 	return c
 }
 

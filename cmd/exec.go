@@ -225,6 +225,7 @@ func (a *app) relay(stream io.Reader) (desktop.ExecResult, error) {
 type eventReader struct{ lines *bufio.Reader }
 
 type event struct {
+	id   string // "" when it has none
 	name string
 	data []byte
 }
@@ -253,6 +254,8 @@ func (e *eventReader) next() (event, error) {
 		field, value, _ := strings.Cut(line, ":")
 		value = strings.TrimPrefix(value, " ")
 		switch field {
+		case "id":
+			current.id = value
 		case "event":
 			current.name = value
 		case "data":

@@ -56,6 +56,19 @@ func printable(s string) string {
 	}, s)
 }
 
+// printableText is the same for text of several lines.
+func printableText(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		cells := strings.Split(line, "\t")
+		for j := range cells {
+			cells[j] = printable(cells[j])
+		}
+		lines[i] = strings.Join(cells, "\t")
+	}
+	return strings.Join(lines, "\n")
+}
+
 // terminal tells whether a stream is one, and how wide.
 func terminal(stream any) (width int, ok bool) {
 	f, isFile := stream.(*os.File)

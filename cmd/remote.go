@@ -76,6 +76,7 @@ type request struct {
 	query        url.Values
 	body         any
 	accept       string
+	lastEventID  string // of a stream that goes on
 }
 
 // send does a request and returns an answer of 2xx, whose body the caller closes.
@@ -104,6 +105,9 @@ func (r *remote) send(ctx context.Context, req request) (*http.Response, error) 
 		accept = "application/json"
 	}
 	h.Header.Set("Accept", accept)
+	if req.lastEventID != "" {
+		h.Header.Set("Last-Event-ID", req.lastEventID)
+	}
 	h.Header.Set("User-Agent", "bureau/"+Version())
 	if r.key != "" {
 		h.Header.Set("Authorization", "Bearer "+r.key)

@@ -62,6 +62,9 @@ type Desktop struct {
 	MemoryBytes  int64   `json:"memoryBytes"`
 	DiskBytes    int64   `json:"diskBytes"`
 
+	Approval ApprovalPolicy `json:"approval" doc:"Which steps of its agent wait for a person's yes"`
+	Agent    ChatAgent      `json:"agent" doc:"Who answers its chat"`
+
 	CreatedAt time.Time `json:"createdAt"`
 	UpdatedAt time.Time `json:"updatedAt" doc:"When what the owner asked for last changed"`
 }
@@ -99,6 +102,8 @@ type Record struct {
 	MemoryBytes     int64
 	DiskBytes       int64
 	KeepAlive       bool
+	Approval        ApprovalPolicy
+	Agent           ChatAgent
 
 	Wish Wish
 	// Boot is what is still owed of the last start or restart. It tells a machine that has yet to

@@ -391,6 +391,8 @@ func (k *keeper) desktop() Desktop {
 		Tier:        r.Tier,
 		Image:       r.Image,
 		KeepAlive:   r.KeepAlive,
+		Approval:    r.Approval,
+		Agent:       r.Agent.named(),
 		Network:     r.Network,
 		VCPUs:       r.VCPUs,
 		MemoryBytes: r.MemoryBytes,

@@ -256,6 +256,8 @@ func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record 
 		MemoryBytes: tier.MemoryBytes,
 		DiskBytes:   tier.DiskBytes,
 		KeepAlive:   draft.KeepAlive,
+		Approval:    draft.Approval,
+		Agent:       draft.Agent,
 		Wish:        WishRun,
 		Boot:        BootStart,
 		CreatedAt:   created,
@@ -264,8 +266,12 @@ func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record 
 	if record.Name == "" {
 		record.Name = "desktop-" + record.ID[len("dt-"):][:4]
 	}
-	if err := CheckName(record.Name); err != nil {
-		return Record{}, 0, err
+	for _, check := range []func() error{
+		func() error { return CheckName(record.Name) }, record.Approval.Check, record.Agent.Check,
+	} {
+		if err := check(); err != nil {
+			return Record{}, 0, err
+		}
 	}
 	if record.Image == "" {
 		record.Image = m.config.DefaultImage
@@ -329,7 +335,23 @@ func (m *Manager) Update(ctx context.Context, caller Caller, id string, change C
 			return Desktop{}, err
 		}
 	}
+	if change.Approval != nil {
+		if err := change.Approval.Check(); err != nil {
+			return Desktop{}, err
+		}
+	}
+	if change.Agent != nil {
+		if err := change.Agent.Check(); err != nil {
+			return Desktop{}, err
+		}
+	}
 	return m.request(ctx, caller, id, func(r *Record) error {
+		if change.Approval != nil {
+			r.Approval = *change.Approval
+		}
+		if change.Agent != nil {
+			r.Agent = *change.Agent
+		}
 		if change.Name != nil {
 			r.Name = *change.Name
 		}

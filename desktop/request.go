@@ -7,8 +7,11 @@ type Draft struct {
 	Image     string `json:"image,omitempty" doc:"Name of an image on this host; the configured default when absent"`
 	Network   string `json:"network,omitempty" enum:"nat,isolated" doc:"nat reaches the outside, isolated reaches nothing"`
 	KeepAlive bool   `json:"keepAlive,omitempty" doc:"Never stop it for inactivity"`
-	Size      *Sizes `json:"size,omitempty" doc:"Sizes that differ from the tier's, within its limits"`
-	Start     *bool  `json:"start,omitempty" doc:"false makes it without booting it" default:"true"`
+	// Approval and Agent are of the desktop's AI agent.
+	Approval ApprovalPolicy `json:"approval,omitzero" doc:"Which steps of its agent wait for a person's yes; none by default"`
+	Agent    ChatAgent      `json:"agent,omitzero" doc:"Who answers its chat; bureau's own agent by default"`
+	Size     *Sizes         `json:"size,omitempty" doc:"Sizes that differ from the tier's, within its limits"`
+	Start    *bool          `json:"start,omitempty" doc:"false makes it without booting it" default:"true"`
 	// Owner makes it for another user; only the local operator may.
 	Owner string `json:"owner,omitempty" doc:"Id or e-mail address of the user to make it for; only on the administration socket"`
 }
@@ -22,6 +25,8 @@ type Sizes struct {
 
 // Change is what may be changed of a desktop; nil leaves a field as it is.
 type Change struct {
-	Name      *string `json:"name,omitempty" maxLength:"63"`
-	KeepAlive *bool   `json:"keepAlive,omitempty" doc:"Never stop it for inactivity"`
+	Name      *string         `json:"name,omitempty" maxLength:"63"`
+	KeepAlive *bool           `json:"keepAlive,omitempty" doc:"Never stop it for inactivity"`
+	Approval  *ApprovalPolicy `json:"approval,omitempty" doc:"Which steps of its agent wait for a person's yes; replaces the former policy"`
+	Agent     *ChatAgent      `json:"agent,omitempty" doc:"Who answers its chat; replaces the former"`
 }

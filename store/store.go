@@ -1,6 +1,6 @@
-// Package store keeps desktops, users and keys, the providers of models and what these took in SQLite.
-// It is desktop.Store, provider.Store and usage.Store and nothing more: it holds no policy, and knows
-// neither HTTP nor the hypervisor.
+// Package store keeps desktops, users and keys, the providers of models and what these took, and
+// conversations in SQLite. It is desktop.Store, provider.Store, usage.Store and assistant.Store and
+// nothing more: it holds no policy, and knows neither HTTP nor the hypervisor.
 //
 // There are two pools on one database in WAL mode. The writer has a single connection, so that
 // writes queue in this process instead of failing on SQLite's lock, and every one of its
@@ -13,6 +13,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -23,6 +24,7 @@ import (
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
+	"bureau/assistant"
 	"bureau/desktop"
 )
 
@@ -32,7 +34,10 @@ type Store struct {
 	reader *sql.DB
 }
 
-var _ desktop.Store = (*Store)(nil)
+var (
+	_ desktop.Store   = (*Store)(nil)
+	_ assistant.Store = (*Store)(nil)
+)
 
 // busyTimeout is how long a statement waits for another process that holds the lock, such as a
 // backup.
@@ -200,6 +205,20 @@ func duplicate(err error) bool {
 }
 
 func dangling(err error) bool { return violates(err, sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY) }
+
+// jsonText is a column that holds JSON.
+type jsonText string
+
+func (t jsonText) into(value any) error { return json.Unmarshal([]byte(t), value) }
+
+// asJSON is a value of our own types, which always can be written, as such a column holds it.
+func asJSON(value any) string {
+	text, err := json.Marshal(value)
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
 
 // moment is a time as a column holds it.
 func moment(t time.Time) int64 { return t.UnixNano() }

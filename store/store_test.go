@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -47,6 +48,7 @@ func addUser(t *testing.T, s *Store, id string) desktop.User {
 func record(id, owner string, created time.Time) desktop.Record {
 	return desktop.Record{ID: id, Owner: owner, Name: "Büro " + id, Tier: "pro", Image: "desktop", ImageDigest: "00ff",
 		Network: desktop.NetworkNAT, VCPUs: 4, MemoryBytes: 8 << 30, DiskBytes: 40 << 30, KeepAlive: true,
+		Approval: desktop.ApprovalPolicy{Shell: true, Patterns: []string{"rm"}}, Agent: desktop.ChatAgent{Kind: desktop.AgentCommand, Preset: desktop.PresetCodex},
 		Wish: desktop.WishRun, Boot: desktop.BootRestart, Failure: "because", CreatedAt: created, UpdatedAt: created}
 }
 
@@ -67,7 +69,7 @@ func TestDesktopComesBackAsItWent(t *testing.T) {
 	}
 	want.CreatedAt, want.UpdatedAt = epoch, epoch // the same moments, in UTC
 	got, err := s.Desktop(t.Context(), "dt-1")
-	if err != nil || got != want {
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v, %v\nwant %+v", got, err, want)
 	}
 
@@ -79,10 +81,10 @@ func TestDesktopComesBackAsItWent(t *testing.T) {
 	})
 	want.Name, want.KeepAlive, want.Boot, want.Failure, want.Wish = "other", false, desktop.BootNone, "", desktop.WishDestroy
 	want.UpdatedAt, want.DestroyedAt = epoch.Add(time.Second), epoch.Add(2*time.Second)
-	if err != nil || changed != want {
+	if err != nil || !reflect.DeepEqual(changed, want) {
 		t.Fatalf("got %+v, %v\nwant %+v", changed, err, want)
 	}
-	if got, err := s.Desktop(t.Context(), "dt-1"); err != nil || got != want {
+	if got, err := s.Desktop(t.Context(), "dt-1"); err != nil || !reflect.DeepEqual(got, want) {
 		t.Fatalf("got %+v, %v\nwant %+v", got, err, want)
 	}
 }
@@ -102,7 +104,7 @@ func TestRefusedChangeChangesNothing(t *testing.T) {
 	if err != error(refusal) {
 		t.Errorf("got %v, want the very error of change", err)
 	}
-	if got, err := s.Desktop(t.Context(), "dt-1"); err != nil || got != want {
+	if got, err := s.Desktop(t.Context(), "dt-1"); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
 	}
 	_, err = s.UpdateDesktop(t.Context(), "dt-9", func(*desktop.Record) error { t.Error("called"); return nil })

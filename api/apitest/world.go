@@ -221,7 +221,7 @@ func (w *World) Create(_ context.Context, caller desktop.Caller, draft desktop.D
 	w.AddDesktop(id, owner)
 	return w.change("", caller, id, func(d *desktop.Desktop) error {
 		d.Status, d.AgentReady, d.BootStage, d.IPAddress = desktop.Pending, false, "", nil
-		d.KeepAlive = draft.KeepAlive
+		d.KeepAlive, d.Approval, d.Agent = draft.KeepAlive, draft.Approval, draft.Agent
 		if draft.Name != "" {
 			d.Name = draft.Name
 		}
@@ -258,6 +258,12 @@ func (w *World) Update(_ context.Context, caller desktop.Caller, id string, chan
 		}
 		if change.KeepAlive != nil {
 			d.KeepAlive = *change.KeepAlive
+		}
+		if change.Approval != nil {
+			d.Approval = *change.Approval
+		}
+		if change.Agent != nil {
+			d.Agent = *change.Agent
 		}
 		return nil
 	})

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"bureau/api"
+	"bureau/assistant"
 	"bureau/desktop"
 )
 
@@ -68,6 +70,11 @@ const maxAnswer = 256 << 20
 
 // send makes a request; an answer that is not a good one becomes its error.
 func (c *Client) send(ctx context.Context, method, path string, body any, accept string) (*http.Response, error) {
+	return c.sendWith(ctx, method, path, body, accept, nil)
+}
+
+// sendWith is the same with further headers.
+func (c *Client) sendWith(ctx context.Context, method, path string, body any, accept string, header http.Header) (*http.Response, error) {
 	var reader io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
@@ -87,6 +94,7 @@ func (c *Client) send(ctx context.Context, method, path string, body any, accept
 		request.Header.Set("Content-Type", "application/json")
 	}
 	request.Header.Set("Accept", accept)
+	maps.Copy(request.Header, header)
 	response, err := c.http.Do(request)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -424,6 +432,119 @@ func follow(stream io.Reader, output func(desktop.Stream, string)) (desktop.Exec
 			return desktop.ExecResult{}, fmt.Errorf("read the error: %s", data)
 		}
 	}
+}
+
+// Chat gives a desktop's agent a message and returns the turn when it has ended, however it did. told,
+// when not nil, is told of the turn's events as they come; a stream that breaks off is gone on with.
+func (c *Client) Chat(ctx context.Context, id string, message api.ChatRequest, told func(assistant.Event)) (assistant.Turn, error) {
+	if told == nil {
+		return get[assistant.Turn](ctx, c, http.MethodPost, at(id, "chat"), message)
+	}
+	response, err := c.send(ctx, http.MethodPost, at(id, "chat"), message, "text/event-stream")
+	if err != nil {
+		return assistant.Turn{}, err
+	}
+	var (
+		turn assistant.Turn
+		last int64
+	)
+	for broken := 0; ; broken++ {
+		turn, err = followTurn(response.Body, turn, &last, told)
+		response.Body.Close()
+		if err == nil || ctx.Err() != nil || turn.ID == "" || broken == chatResumes {
+			return turn, errors.Join(err, ctx.Err())
+		}
+		select {
+		case <-ctx.Done():
+			return turn, ctx.Err()
+		case <-time.After(time.Duration(broken) * 500 * time.Millisecond):
+		}
+		if response, err = c.sendWith(ctx, http.MethodGet, at(id, "chat/turns/"+url.PathEscape(turn.ID)+"/events"), nil, "text/event-stream",
+			http.Header{"Last-Event-Id": {strconv.FormatInt(last, 10)}}); err != nil {
+			return turn, err
+		}
+	}
+}
+
+// chatResumes is how often the stream of one turn is gone on with.
+const chatResumes = 5
+
+// followTurn reads a turn's events until the one that ends it.
+func followTurn(stream io.Reader, turn assistant.Turn, last *int64, told func(assistant.Event)) (assistant.Turn, error) {
+	var event assistant.Event
+	lines := bufio.NewReader(stream)
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return turn, desktop.Errorf(desktop.Unavailable, "the turn's events broke off: %w", err)
+		}
+		line = strings.TrimRight(line, "\r\n")
+		name, value, _ := strings.Cut(line, ": ")
+		switch name {
+		case "id":
+			event.Number, _ = strconv.ParseInt(value, 10, 64)
+		case "event":
+			event.Kind = assistant.EventKind(value)
+		case "data":
+			event.Data = json.RawMessage(value)
+		}
+		if line != "" || event.Data == nil {
+			continue
+		}
+		if event.Kind == "error" {
+			if e := problem(event.Data); e != nil {
+				return turn, e
+			}
+			return turn, fmt.Errorf("read the error: %s", event.Data)
+		}
+		*last = event.Number
+		told(event)
+		if event.Kind == assistant.EventTurn || event.Kind == assistant.EventDone {
+			if err := json.Unmarshal(event.Data, &turn); err != nil {
+				return turn, fmt.Errorf("read the turn: %w", err)
+			}
+			if event.Kind == assistant.EventDone {
+				return turn, nil
+			}
+		}
+		event = assistant.Event{}
+	}
+}
+
+// Turn is a turn of a desktop's agent as it is now.
+func (c *Client) Turn(ctx context.Context, id, turn string) (assistant.Turn, error) {
+	return get[assistant.Turn](ctx, c, http.MethodGet, at(id, "chat/turns/"+url.PathEscape(turn)), nil)
+}
+
+// CancelChat ends the turn that runs on a desktop, or that turn or none.
+func (c *Client) CancelChat(ctx context.Context, id, turn string) (assistant.Turn, error) {
+	return get[assistant.Turn](ctx, c, http.MethodPost, at(id, "chat/cancel"), api.CancelRequest{TurnID: turn})
+}
+
+// ChatSessions are the sessions with a desktop's agent, the most recently used first.
+func (c *Client) ChatSessions(ctx context.Context, id string) ([]assistant.Session, error) {
+	return get[[]assistant.Session](ctx, c, http.MethodGet, at(id, "chat/sessions"), nil)
+}
+
+// ChatSession is a session with its history.
+func (c *Client) ChatSession(ctx context.Context, id, session string) (api.ChatSession, error) {
+	return get[api.ChatSession](ctx, c, http.MethodGet, at(id, "chat/sessions/"+url.PathEscape(session)), nil)
+}
+
+// DeleteChatSession forgets a session.
+func (c *Client) DeleteChatSession(ctx context.Context, id, session string) error {
+	_, err := c.call(ctx, http.MethodDelete, at(id, "chat/sessions/"+url.PathEscape(session)), nil, nil)
+	return err
+}
+
+// Approvals are the steps of a desktop's agent that wait, or waited, for a yes, the newest first.
+func (c *Client) Approvals(ctx context.Context, id string) ([]assistant.Approval, error) {
+	return get[[]assistant.Approval](ctx, c, http.MethodGet, at(id, "approvals"), nil)
+}
+
+// Decide says yes or no to a step.
+func (c *Client) Decide(ctx context.Context, id, approval string, approve bool) (assistant.Approval, error) {
+	return get[assistant.Approval](ctx, c, http.MethodPost, at(id, "approvals/"+url.PathEscape(approval)), api.Decision{Approve: approve})
 }
 
 // The operator's own, on the administration socket.

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"bureau/assistant"
 	"bureau/desktop"
 )
 
@@ -44,6 +45,7 @@ type Config struct {
 	BootTimeout time.Duration `mapstructure:"bootTimeout"`
 	ScreenIdle  time.Duration `mapstructure:"screenIdle"`
 	Models      Models        `mapstructure:"models"`
+	Chat        Chat          `mapstructure:"chat"`
 	Log         Log           `mapstructure:"log"`
 }
 
@@ -84,6 +86,15 @@ type Tier struct {
 	Memory   Bytes `mapstructure:"memory"`
 	Disk     Bytes `mapstructure:"disk"`
 	Desktops int   `mapstructure:"desktops"`
+}
+
+// Chat is the limits of a turn of a desktop's agent.
+type Chat struct {
+	MaxSteps        int           `mapstructure:"maxSteps"`
+	Timeout         time.Duration `mapstructure:"timeout"`
+	MaxTokens       int           `mapstructure:"maxTokens"` // 0 is no limit
+	ApprovalTimeout time.Duration `mapstructure:"approvalTimeout"`
+	DesktopWait     time.Duration `mapstructure:"desktopWait"`
 }
 
 // Log says what is logged and how.
@@ -128,6 +139,11 @@ var settings = []setting{
 	{"models.owner.tokensPerMinute", 10_000_000, "tokens of one user's desktops in a minute; 0 is no limit"},
 	{"models.owner.requestsPerDay", 100_000, "requests of one user's desktops to models in a day; 0 is no limit"},
 	{"models.owner.tokensPerDay", 500_000_000, "tokens of one user's desktops in a day; 0 is no limit"},
+	{"chat.maxSteps", 200, "steps that an agent may do for one message"},
+	{"chat.timeout", time.Hour, "how long an agent may take for one message"},
+	{"chat.maxTokens", 10_000_000, "tokens that one message to an agent may take; 0 is no limit"},
+	{"chat.approvalTimeout", 10 * time.Minute, "how long an agent waits for a yes before it takes it for a no"},
+	{"chat.desktopWait", 5 * time.Minute, "how long an agent waits for a desktop that has gone away"},
 	{"log.level", "info", "what is logged: debug, info, warn or error"},
 	{"log.format", "text", "how it is logged: text or json"},
 }
@@ -203,6 +219,16 @@ func (c Config) Validate() error {
 		return invalid("bootTimeout", c.BootTimeout, "a time from 10s to 1h")
 	case c.ScreenIdle < time.Second || c.ScreenIdle > 24*time.Hour:
 		return invalid("screenIdle", c.ScreenIdle, "a time from 1s to 24h")
+	case c.Chat.MaxSteps < 1 || c.Chat.MaxSteps > assistant.MaxSteps:
+		return invalid("chat.maxSteps", c.Chat.MaxSteps, fmt.Sprintf("a number from 1 to %d", assistant.MaxSteps))
+	case c.Chat.Timeout < time.Second || c.Chat.Timeout > assistant.MaxTimeout:
+		return invalid("chat.timeout", c.Chat.Timeout, "a time from 1s to 24h")
+	case c.Chat.MaxTokens < 0:
+		return invalid("chat.maxTokens", c.Chat.MaxTokens, "a number of tokens, or 0 for no limit")
+	case c.Chat.ApprovalTimeout < time.Second || c.Chat.ApprovalTimeout > 24*time.Hour:
+		return invalid("chat.approvalTimeout", c.Chat.ApprovalTimeout, "a time from 1s to 24h")
+	case c.Chat.DesktopWait < time.Second || c.Chat.DesktopWait > time.Hour:
+		return invalid("chat.desktopWait", c.Chat.DesktopWait, "a time from 1s to 1h")
 	case c.Log.Format != "text" && c.Log.Format != "json":
 		return invalid("log.format", c.Log.Format, "text or json")
 	}

@@ -238,6 +238,9 @@ func (c Config) Values() []Value {
 		{"stopGrace", c.StopGrace.String()}, {"bootTimeout", c.BootTimeout.String()}, {"screenIdle", c.ScreenIdle.String()},
 		{"models.proxy", c.Models.Proxy}, {"models.noProxy", c.Models.NoProxy},
 		{"models.privateAddresses", strconv.FormatBool(c.Models.PrivateAddresses)}, {"models.onlyConfigured", strconv.FormatBool(c.Models.OnlyConfigured)},
+		{"chat.maxSteps", strconv.Itoa(c.Chat.MaxSteps)}, {"chat.timeout", c.Chat.Timeout.String()},
+		{"chat.maxTokens", strconv.Itoa(c.Chat.MaxTokens)}, {"chat.approvalTimeout", c.Chat.ApprovalTimeout.String()},
+		{"chat.desktopWait", c.Chat.DesktopWait.String()},
 		{"log.level", strings.ToLower(c.Log.Level.String())}, {"log.format", c.Log.Format},
 	}
 	for _, whose := range []struct {
