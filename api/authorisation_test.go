@@ -23,6 +23,7 @@ var goodBodies = map[string]string{
 	"POST /v1/desktops/{id}/actions":  `[{"type":"click","x":1,"y":2}]`,
 	"PUT /v1/desktops/{id}/clipboard": `{"text":"x"}`,
 	"PATCH /v1/desktops/{id}/display": `{"width":640,"height":400}`,
+	"POST /v1/desktops/{id}/lease":    `{"holder":"me"}`,
 	"POST /v1/desktops/{id}/exec":     `{"command":"true"}`,
 	"POST /v1/desktops/{id}/bash":     `{"script":"true"}`,
 	"POST /v1/admin/users":            `{"email":"new@example.org"}`,
@@ -62,6 +63,10 @@ var granted = map[string]rule{
 	"POST /v1/desktops/{id}/exec":                        needs(desktop.CanControl),
 	"POST /v1/desktops/{id}/bash":                        needs(desktop.CanControl),
 	"GET /v1/desktops/{id}/screenshot":                   needs(desktop.CanControl),
+
+	"POST /v1/desktops/{id}/lease":   needs(desktop.CanControl),
+	"GET /v1/desktops/{id}/lease":    needs(desktop.CanControl),
+	"DELETE /v1/desktops/{id}/lease": needs(desktop.CanControl),
 
 	"GET /v1/admin/users":        operator,
 	"POST /v1/admin/users":       operator,

@@ -113,6 +113,11 @@ func register[I, O any](s *Server, r rule, op huma.Operation, handler func(conte
 	s.rules[op.Method+" "+op.Path] = r
 
 	documented := s.operation(op.Method, op.Path)
+	if r == needs(desktop.CanControl) && op.Method != http.MethodGet {
+		documented.Parameters = append(documented.Parameters, &huma.Param{Name: leaseHeader, In: "header",
+			Description: "Token of the desktop's input lease, while the caller holds it", Schema: &huma.Schema{Type: huma.TypeString}})
+		failures = append(failures, http.StatusLocked)
+	}
 	if documented.RequestBody != nil {
 		failures = append(failures, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
@@ -171,6 +176,7 @@ func (s *Server) guard(r rule) func(huma.Context, func(huma.Context)) {
 			s.fail(ctx, err)
 			return
 		}
+		caller.Lease = ctx.Header(leaseHeader)
 		x.caller = caller
 		if !caller.Local {
 			if wait := s.rates.wait(caller.Key.ID, time.Now()); wait > 0 {

@@ -64,6 +64,11 @@ type Desktops interface {
 	SetClipboard(ctx context.Context, caller desktop.Caller, id, text string) error
 	Resize(ctx context.Context, caller desktop.Caller, id string, size desktop.Size) error
 
+	// TakeLease takes or renews the lease of a desktop's input and returns it with its token; Locked
+	// while somebody else holds it, as all input then is. ReleaseLease ends it, whoever holds it.
+	TakeLease(ctx context.Context, caller desktop.Caller, id, holder string, duration time.Duration) (lease desktop.Lease, token string, err error)
+	ReleaseLease(ctx context.Context, caller desktop.Caller, id string) error
+
 	// Ready tells whether the appliance can do its work.
 	Ready(ctx context.Context) error
 }
@@ -166,6 +171,7 @@ func New(o Options) *Server {
 	s.displayRoutes()
 	s.execRoutes()
 	s.screenshotRoutes()
+	s.leaseRoutes()
 	s.adminRoutes()
 	s.documentRoutes()
 

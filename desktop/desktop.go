@@ -62,6 +62,8 @@ type Desktop struct {
 	MemoryBytes  int64   `json:"memoryBytes"`
 	DiskBytes    int64   `json:"diskBytes"`
 
+	Lease *Lease `json:"lease,omitempty" doc:"Who is alone at the desktop's input now; absent when nobody is"`
+
 	CreatedAt time.Time `json:"createdAt"`
 	UpdatedAt time.Time `json:"updatedAt" doc:"When what the owner asked for last changed"`
 }
@@ -106,6 +108,9 @@ type Record struct {
 	Boot Boot
 	// Failure, when not empty, is why the Manager gave up on the wish until the next request.
 	Failure string
+
+	// Lease is the last one that was taken of the desktop's input, also when it has expired.
+	Lease LeaseRecord
 
 	CreatedAt   time.Time
 	UpdatedAt   time.Time
