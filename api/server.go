@@ -19,6 +19,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -125,6 +126,8 @@ type Server struct {
 	document []byte          // the OpenAPI document
 
 	inFlight sync.WaitGroup
+	ending   chan struct{} // closed when Serve has been told to end
+	mounted  []io.Closer
 }
 
 // New makes the API. It serves nothing yet.
@@ -137,6 +140,7 @@ func New(o Options) *Server {
 		grace:    o.Grace,
 		router:   gin.New(),
 		rules:    map[string]rule{},
+		ending:   make(chan struct{}),
 	}
 	if o.Render == nil {
 		o.Render = picture.Render
