@@ -180,6 +180,38 @@ func TestWebPagesDoNotComeIn(t *testing.T) {
 	}
 }
 
+// TestBrokenStreamsAreResumed: an answer whose stream has broken off is had by asking again.
+func TestBrokenStreamsAreResumed(t *testing.T) {
+	h := newHouse(t, Options{extend: withFixtures}, nil)
+	key := h.key(desktop.Capabilities()...)
+	id := h.http(bearer(key), withSessions, nil).ID()
+	version := versionHeader + ": " + withSessions
+	broken := h.raw(http.MethodPost, key, `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"test_reconnection","arguments":{}}}`,
+		sessionHeader+": "+id, version)
+	text, err := io.ReadAll(broken.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var event string
+	for line := range strings.Lines(string(text)) {
+		if after, ok := strings.CutPrefix(line, "id: "); ok && event == "" {
+			event = strings.TrimSpace(after)
+		}
+	}
+	if event == "" || !strings.Contains(string(text), "retry: ") || strings.Contains(string(text), `"result"`) {
+		t.Fatalf("the stream that broke off:\n%s", text)
+	}
+	resumed := h.raw(http.MethodGet, key, "", sessionHeader+": "+id, version, "Last-Event-Id: "+event)
+	text, err = io.ReadAll(resumed.Body)
+	if err != nil || resumed.StatusCode != http.StatusOK || !strings.Contains(string(text), `"id":7`) || !strings.Contains(string(text), "resumed") {
+		t.Errorf("resumed: %s %v\n%s", resumed.Status, err, text)
+	}
+	// For another key it is not there.
+	if got := h.raw(http.MethodGet, h.key(), "", sessionHeader+": "+id, version, "Last-Event-Id: "+event); got.StatusCode != http.StatusNotFound {
+		t.Errorf("resumed by another: %s", got.Status)
+	}
+}
+
 // TestUnmountedHandlerServesNobody: who calls is the mount's to say.
 func TestUnmountedHandlerServesNobody(t *testing.T) {
 	h := NewHandler(Options{})

@@ -27,8 +27,9 @@ type Options struct {
 	// Hosts are the names under which clients reach the API, besides localhost; see Handler.
 	Hosts []string
 
-	// extend adds to each server what a test needs; nil outside of them.
-	extend func(*sdk.Server)
+	// extend adds to each server what a test needs; nil outside of them. It sees the server's options
+	// before the server is made.
+	extend func(*sdk.ServerOptions) func(*sdk.Server)
 }
 
 const instructions = `Bureau gives you Linux desktops: virtual machines with a screen, a mouse, a keyboard and a shell.
@@ -41,16 +42,20 @@ When a call fails because a person holds the desktop's input, wait until they ha
 // newServer makes a server of what a key with these capabilities may use. It serves any number of
 // sessions: who is behind one is in its context (see withCaller).
 func newServer(held []desktop.Capability, o Options) *sdk.Server {
-	server := sdk.NewServer(&sdk.Implementation{Name: "bureau", Title: "Bureau: desktops for AI agents", Version: o.Version},
-		&sdk.ServerOptions{
-			Instructions: instructions,
-			Logger:       o.Logger,
-			Capabilities: &sdk.ServerCapabilities{
-				Tools: &sdk.ToolCapabilities{}, Resources: &sdk.ResourceCapabilities{}, // neither changes within a session
-				Logging: &sdk.LoggingCapabilities{},
-			},
-			CompletionHandler: complete,
-		})
+	options := &sdk.ServerOptions{
+		Instructions: instructions,
+		Logger:       o.Logger,
+		Capabilities: &sdk.ServerCapabilities{
+			Tools: &sdk.ToolCapabilities{}, Resources: &sdk.ResourceCapabilities{}, // neither changes within a session
+			Logging: &sdk.LoggingCapabilities{},
+		},
+		CompletionHandler: complete,
+	}
+	extend := func(*sdk.Server) {}
+	if o.extend != nil {
+		extend = o.extend(options)
+	}
+	server := sdk.NewServer(&sdk.Implementation{Name: "bureau", Title: "Bureau: desktops for AI agents", Version: o.Version}, options)
 	server.AddReceivingMiddleware(endWithSession)
 	for _, t := range slices.Concat(desktopTools(), controlTools(), sessionTools(), commandTools(), chatTools(o.Chat)) {
 		if slices.Contains(held, t.needs) {
@@ -58,9 +63,7 @@ func newServer(held []desktop.Capability, o Options) *sdk.Server {
 		}
 	}
 	addResources(server, held, o.Chat)
-	if o.extend != nil {
-		o.extend(server)
-	}
+	extend(server)
 	return server
 }
 
