@@ -33,6 +33,7 @@ var goodBodies = map[string]string{
 	"PUT /v1/desktops/{id}/provider":                `{"provider":"anthropic","apiKey":"sk-ant-0123456789abcdef"}`,
 	"POST /v1/providers":                            `{"provider":"anthropic","apiKey":"sk-ant-0123456789abcdef","name":"new"}`,
 	"PATCH /v1/providers/{providerId}":              `{"model":"other"}`,
+	"POST /v1/desktops/{id}/lease":                  `{"holder":"me"}`,
 }
 
 // granted is the contract's own list of who may do what, so that a rule cannot be loosened by a
@@ -90,6 +91,9 @@ var granted = map[string]rule{
 	"GET /v1/desktops/{id}/approvals":                    needs(desktop.CanChat),
 	"POST /v1/desktops/{id}/approvals/{approvalId}":      needs(desktop.CanChat),
 	"POST /v1/chat/completions":                          needs(desktop.CanChat),
+	"POST /v1/desktops/{id}/lease":                       needs(desktop.CanControl),
+	"GET /v1/desktops/{id}/lease":                        needs(desktop.CanControl),
+	"DELETE /v1/desktops/{id}/lease":                     needs(desktop.CanControl),
 
 	"GET /v1/admin/users":        operator,
 	"POST /v1/admin/users":       operator,

@@ -19,6 +19,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -63,6 +64,11 @@ type Desktops interface {
 	Clipboard(ctx context.Context, caller desktop.Caller, id string) (string, error)
 	SetClipboard(ctx context.Context, caller desktop.Caller, id, text string) error
 	Resize(ctx context.Context, caller desktop.Caller, id string, size desktop.Size) error
+
+	// TakeLease takes or renews the lease of a desktop's input and returns it with its token; Locked
+	// while somebody else holds it, as all input then is. ReleaseLease ends it, whoever holds it.
+	TakeLease(ctx context.Context, caller desktop.Caller, id, holder string, duration time.Duration) (lease desktop.Lease, token string, err error)
+	ReleaseLease(ctx context.Context, caller desktop.Caller, id string) error
 
 	// Ready tells whether the appliance can do its work.
 	Ready(ctx context.Context) error
@@ -127,6 +133,8 @@ type Server struct {
 	document []byte          // the OpenAPI document
 
 	inFlight sync.WaitGroup
+	ending   chan struct{} // closed when Serve has been told to end
+	mounted  []io.Closer
 }
 
 // New makes the API. It serves nothing yet.
@@ -142,6 +150,7 @@ func New(o Options) *Server {
 		grace:     o.Grace,
 		router:    gin.New(),
 		rules:     map[string]rule{},
+		ending:    make(chan struct{}),
 	}
 	if o.Render == nil {
 		o.Render = picture.Render
@@ -176,6 +185,7 @@ func New(o Options) *Server {
 	s.displayRoutes()
 	s.execRoutes()
 	s.screenshotRoutes()
+	s.leaseRoutes()
 	s.providerRoutes()
 	s.usageRoutes()
 	s.chatRoutes()

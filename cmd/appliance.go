@@ -22,6 +22,7 @@ import (
 	"bureau/cmd/config"
 	"bureau/desktop"
 	"bureau/hypervisor"
+	"bureau/mcp"
 	"bureau/store"
 )
 
@@ -114,6 +115,7 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 		RatePerMinute: float64(c.RateLimit),
 		Version:       Version(),
 	})
+	server.Mount("/mcp", "mcp", mcp.NewHandler(mcp.Options{Version: Version(), Logger: log, Hosts: c.HostNames()}))
 	return server.Serve(ctx, tcp, socket)
 }
 

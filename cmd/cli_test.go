@@ -125,7 +125,11 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 	if err != nil {
 		panic(err)
 	}
-	fmt.Fprintf(file, "%s %s %s\n", r.Method, r.URL.RequestURI(), body)
+	fmt.Fprintf(file, "%s %s %s", r.Method, r.URL.RequestURI(), body)
+	if token := r.Header.Get("Bureau-Lease"); token != "" {
+		fmt.Fprintf(file, " as holder of %s", token)
+	}
+	fmt.Fprintln(file)
 	file.Close()
 
 	if !local {
@@ -204,6 +208,18 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 		answer(`{"cursor":{"x":10,"y":20},"display":{"width":1280,"height":800},"tookMs":1.5}`)
 	case "POST /v1/desktops/" + demoID + "/actions":
 		answer(`{"dialect":"bureau","results":[{}],"completed":1,"cursor":{"x":10,"y":20},"display":{"width":1280,"height":800},"tookMs":1.5}`)
+	case "POST /v1/desktops/" + demoID + "/lease":
+		if r.Header.Get("Bureau-Lease") == "lease_old" {
+			problemJSON(w, 423, "Ada holds the desktop's input until 2026-01-02T03:09:05Z", `,"holder":"Ada"`)
+			return
+		}
+		answer(`{"holder":"Ada","userId":"usr-1","keyId":"key-1","takenAt":"2026-01-02T03:04:05Z","expiresAt":"2026-01-02T03:09:05Z","token":"lease_new"}`)
+	case "GET /v1/desktops/" + demoID + "/lease":
+		answer(`{"lease":{"holder":"Ada","userId":"usr-1","keyId":"key-1","takenAt":"2026-01-02T03:04:05Z","expiresAt":"2026-01-02T03:09:05Z"}}`)
+	case "GET /v1/desktops/" + brokenID + "/lease":
+		answer(`{}`)
+	case "DELETE /v1/desktops/" + demoID + "/lease":
+		w.WriteHeader(204)
 	case "GET /v1/desktops/" + demoID + "/windows":
 		answer(`[{"id":7,"title":"Töpfe","class":"Thunar","kind":"normal","x":10,"y":20,"width":100,"height":80,"focused":true,"minimized":false,"workspace":0}]`)
 	case "POST /v1/desktops/" + demoID + "/windows/7/activate", "DELETE /v1/desktops/" + demoID + "/windows/7", "PUT /v1/desktops/" + demoID + "/clipboard":

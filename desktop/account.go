@@ -65,6 +65,8 @@ type Caller struct {
 	// Local is the operator on the host, over the administration socket: allowed everything, on
 	// every desktop.
 	Local bool
+	// Lease is the token of an input lease that the request carries; "" for none.
+	Lease string
 }
 
 // Can tells whether the caller has a capability.

@@ -30,6 +30,7 @@ const DefaultSocket = "/run/bureau/admin.sock"
 // Config is every setting of the appliance.
 type Config struct {
 	Listen      string  `mapstructure:"listen"`
+	Hosts       string  `mapstructure:"hosts"` // separated by commas; see HostNames
 	AdminSocket string  `mapstructure:"adminSocket"`
 	DataDir     string  `mapstructure:"dataDir"`
 	Libvirt     Libvirt `mapstructure:"libvirt"`
@@ -113,6 +114,7 @@ type setting struct {
 // settings are all but tiers, in the order of config.example.yaml.
 var settings = []setting{
 	{"listen", "127.0.0.1:7878", "address that the API listens on"},
+	{"hosts", "", "names under which a proxy on this host passes requests on, separated by commas"},
 	{"adminSocket", DefaultSocket, "Unix socket for administration on this host"},
 	{"dataDir", "/var/lib/bureau", "folder of the database"},
 	{"libvirt.uri", "qemu:///system", "libvirt's connection URI"},
@@ -165,6 +167,11 @@ func (c Config) DesktopTiers() map[string]desktop.Tier {
 	return tiers
 }
 
+// HostNames are the names in Hosts.
+func (c Config) HostNames() []string {
+	return strings.FieldsFunc(c.Hosts, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
 // Database is the path of the database.
 func (c Config) Database() string { return filepath.Join(c.DataDir, "bureau.db") }
 
@@ -173,6 +180,7 @@ func (c Config) MasterKeys() string { return filepath.Join(c.DataDir, "master.ke
 
 var (
 	prefixRule = regexp.MustCompile(`^[a-z][a-z0-9-]{0,15}$`)
+	hostRule   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
 	nameRule   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 )
 
@@ -187,6 +195,11 @@ func (c Config) Validate() error {
 		return invalid("listen", c.Listen, "an address and a port, such as 127.0.0.1:7878")
 	} else if host != "" && host != "localhost" && net.ParseIP(host) == nil {
 		return invalid("listen", c.Listen, "an IP address, localhost, or nothing before the port")
+	}
+	for _, host := range c.HostNames() {
+		if !hostRule.MatchString(host) {
+			return invalid("hosts", c.Hosts, "host names without ports, such as bureau.example.org, separated by commas")
+		}
 	}
 	for name, path := range map[string]string{
 		"adminSocket": c.AdminSocket, "dataDir": c.DataDir, "libvirt.pool.path": c.Libvirt.Pool.Path,
