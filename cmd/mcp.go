@@ -40,7 +40,7 @@ it; with the lease's token in BUREAU_LEASE the agent acts for its holder.`,
 				appliance = appliance.WithLease(token)
 			}
 			log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-			return mcp.Run(c.Context(), appliance, readCloser(a.in), nopWriteCloser{a.out}, mcp.Options{Version: Version(), Logger: log})
+			return mcp.Run(c.Context(), appliance, readCloser(a.in), nopWriteCloser{a.out}, mcp.Options{Chat: mcp.Agents{}, Version: Version(), Logger: log})
 		},
 	}
 }

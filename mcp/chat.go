@@ -31,6 +31,7 @@ type ChatAnswer struct {
 	Session    string `json:"sessionId"`
 	Message    string `json:"message"`
 	StopReason string `json:"stopReason"`
+	Error      string `json:"error,omitempty"` // more about a stopReason that is not end_turn
 }
 
 // longestChat is how long an agent may work at most; the API's own limits are shorter.
