@@ -50,8 +50,11 @@ type Request struct {
 	// Computer, when set, offers the vendor's own computer tool for a display of this size (a function
 	// tool of the same name where a format has none).
 	Computer  *Display
-	MaxTokens int // of the answer
+	MaxTokens int // of the answer; 0 is DefaultMaxTokens
 }
+
+// DefaultMaxTokens is how long an answer may get when a request does not say.
+const DefaultMaxTokens = 8192
 
 // Display is the size that is announced to a model, in pixels. What it then names are these pixels.
 type Display struct{ Width, Height int }
@@ -110,8 +113,10 @@ type Picture struct {
 type Call struct {
 	ID   string `json:"id"`   // the provider's, or made up where a format has none
 	Tool string `json:"tool"` // a Tool's name, or Computer
-	// Arguments is a JSON object. For Computer it is the vendor's own object, complete, as
-	// desktop/dialect decodes it: Anthropic's input, OpenAI's computer_call, Gemini's {name, args}.
+	// Arguments is a JSON object. For Computer it is in the vendor's own words, complete, as
+	// desktop/dialect decodes it: Anthropic's input, OpenAI's computer_call with its
+	// pending_safety_checks, Gemini's {name, args} with its safety_decision among the args, and for
+	// OpenAIChat, which has no such tool, an action of bureau's dialect or an array of them.
 	Arguments json.RawMessage `json:"arguments"`
 	// Format is whose call it is, and Opaque what that vendor wants back with it (Gemini's thought
 	// signature, OpenAI's item id).
@@ -126,8 +131,9 @@ type Result struct {
 	Text    string   `json:"text,omitempty"`
 	Picture *Picture `json:"picture,omitempty"`
 	Failed  bool     `json:"failed,omitempty"`
-	// Acknowledged are safety checks that the call came with and that somebody has agreed to.
-	Acknowledged json.RawMessage `json:"acknowledged,omitempty"`
+	// Acknowledged says that somebody has agreed to what the vendor had doubts about (the safety checks
+	// and decisions in the call's Arguments); the vendor is told so in its own words.
+	Acknowledged bool `json:"acknowledged,omitempty"`
 }
 
 // Delta is news of a message that is arriving; exactly one member is set, but for Call, which comes
