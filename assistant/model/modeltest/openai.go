@@ -41,6 +41,9 @@ func (openaiWire) read(r *http.Request, body []byte, lax bool, seen *Request) er
 		return err
 	}
 	seen.Stream = stream
+	if rest, err = namedMessages(rest); err != nil {
+		return err
+	}
 	var params responses.ResponseNewParams
 	if err := decode(rest, &params, lax); err != nil {
 		return err
@@ -86,6 +89,22 @@ func (openaiWire) read(r *http.Request, body []byte, lax bool, seen *Request) er
 		}
 	}
 	return nil
+}
+
+// namedMessages gives messages their type, which a request may leave out and the SDK cannot read
+// without.
+func namedMessages(body []byte) ([]byte, error) {
+	var m map[string]any
+	if err := json.Unmarshal(body, &m); err != nil {
+		return nil, err
+	}
+	items, _ := m["input"].([]any)
+	for _, item := range items {
+		if one, ok := item.(map[string]any); ok && one["type"] == nil && one["role"] != nil {
+			one["type"] = "message"
+		}
+	}
+	return json.Marshal(m)
 }
 
 func openaiItem(item responses.ResponseInputItemUnionParam, lax bool, seen *Request, pending map[string][]responses.ResponseComputerToolCallPendingSafetyCheckParam) error {

@@ -258,7 +258,7 @@ func lost(a, b any) string {
 				return "." + key
 			}
 			if path := lost(value, other); path != "" {
-				return "." + key + strings.TrimSuffix(path, ".")
+				return strings.TrimSuffix("."+key+path, ".")
 			}
 		}
 	case []any:
@@ -268,7 +268,7 @@ func lost(a, b any) string {
 		}
 		for i := range a {
 			if path := lost(a[i], l[i]); path != "" {
-				return fmt.Sprintf("[%d]%s", i, strings.TrimSuffix(path, "."))
+				return strings.TrimSuffix(fmt.Sprintf("[%d]%s", i, path), ".")
 			}
 		}
 	default:
