@@ -50,7 +50,7 @@ func (g *generateContent) next(ctx context.Context, request Request, tell func(D
 	}
 	contents, err := g.contents(request.Messages)
 	if err != nil {
-		return Response{}, err
+		return Response{}, &Error{Code: Invalid, Message: "the conversation cannot be given to Gemini", Cause: err}
 	}
 	next, stop := iter.Pull2(g.models.GenerateContentStream(ctx, g.model, contents, g.config(request)))
 	defer stop()
@@ -98,7 +98,7 @@ func (g *generateContent) next(ctx context.Context, request Request, tell func(D
 				}
 			}
 		}
-		if candidate.FinishReason != "" {
+		if candidate.FinishReason != "" && candidate.FinishReason != genai.FinishReasonUnspecified {
 			finished = true
 			if response.Stop, err = geminiStop(candidate); err != nil {
 				return Response{}, err
@@ -374,7 +374,7 @@ func geminiResult(call *Call, result *Result) *genai.Part {
 	} else if text != "" || result.Picture == nil {
 		response.Response["output"] = result.Text
 	}
-	if result.Acknowledged {
+	if len(result.Acknowledged) > 0 {
 		response.Response["safety_acknowledgement"] = true
 	}
 	if result.Picture != nil {

@@ -131,9 +131,10 @@ type Result struct {
 	Text    string   `json:"text,omitempty"`
 	Picture *Picture `json:"picture,omitempty"`
 	Failed  bool     `json:"failed,omitempty"`
-	// Acknowledged says that somebody has agreed to what the vendor had doubts about (the safety checks
-	// and decisions in the call's Arguments); the vendor is told so in its own words.
-	Acknowledged bool `json:"acknowledged,omitempty"`
+	// Acknowledged are safety checks that the call came with and that somebody has agreed to: OpenAI's
+	// pending_safety_checks as they stand in the call's Arguments, or true for a safety_decision of
+	// Gemini's.
+	Acknowledged json.RawMessage `json:"acknowledged,omitempty"`
 }
 
 // Delta is news of a message that is arriving; exactly one member is set, but for Call, which comes

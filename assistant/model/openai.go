@@ -260,13 +260,8 @@ func resultItem(call *Call, result *Result) (item responses.ResponseInputItemUni
 			CallID: result.ID,
 			Output: responses.ResponseComputerToolCallOutputScreenshotParam{ImageURL: param.NewOpt(dataURL(result.Picture))},
 		}
-		if result.Acknowledged {
-			var computer struct {
-				Pending []responses.ResponseInputItemComputerCallOutputAcknowledgedSafetyCheckParam `json:"pending_safety_checks"`
-			}
-			_ = json.Unmarshal(call.Arguments, &computer) // it was read once
-			output.AcknowledgedSafetyChecks = computer.Pending
-		}
+		// What is no list of checks acknowledges none, and OpenAI complains of those that are missing.
+		_ = json.Unmarshal(result.Acknowledged, &output.AcknowledgedSafetyChecks)
 		return responses.ResponseInputItemUnionParam{OfComputerCallOutput: output}, text
 	}
 	output := &responses.ResponseInputItemFunctionCallOutputParam{CallID: param.NewOpt(result.ID)}

@@ -178,8 +178,10 @@ func geminiRead(seen *Request, role string, part *genai.Part, lax bool, calls, b
 				result.Text, result.Failed = text, member == "error"
 			}
 		}
-		result.Acknowledged, _ = f.Response["safety_acknowledgement"].(bool)
-		if len(args.Args.Safety) > 0 && !result.Acknowledged {
+		if agreed, _ := f.Response["safety_acknowledgement"].(bool); agreed {
+			result.Acknowledged = json.RawMessage("true")
+		}
+		if len(args.Args.Safety) > 0 && result.Acknowledged == nil {
 			return fmt.Errorf("the safety decision of %s is not acknowledged", name)
 		}
 		for _, p := range f.Parts {

@@ -181,7 +181,13 @@ func openaiItem(item responses.ResponseInputItemUnionParam, lax bool, seen *Requ
 				return fmt.Errorf("the safety check %s of %s is not acknowledged", check.ID, o.CallID)
 			}
 		}
-		seen.add(model.User, model.Part{Result: &model.Result{ID: o.CallID, Tool: model.Computer, Picture: picture, Acknowledged: len(o.AcknowledgedSafetyChecks) > 0}})
+		result := &model.Result{ID: o.CallID, Tool: model.Computer, Picture: picture}
+		if len(o.AcknowledgedSafetyChecks) > 0 {
+			if result.Acknowledged, err = json.Marshal(o.AcknowledgedSafetyChecks); err != nil {
+				return err
+			}
+		}
+		seen.add(model.User, model.Part{Result: result})
 	case item.OfFunctionCallOutput != nil:
 		o := item.OfFunctionCallOutput
 		result := &model.Result{ID: o.CallID.Value, Text: o.Output.OfString.Value}
