@@ -115,18 +115,19 @@ func classify(status int, header http.Header, body []byte) *Error {
 		}
 		return false
 	}
+	// Where HTTP's status says no more than that something is wrong, the words in the body do.
 	request := status == 0 || status == 400 || status == 413 || status == 422
 	switch {
 	case is("image_too_large", "image_file_too_large") || request && tooLarge.MatchString(c.message):
 		err.Code = PictureTooLarge
 	case is("context_length_exceeded", "exceed_context_size_error", "request_too_large") || status == 413 || request && tooLong.MatchString(c.message):
 		err.Code = ContextOverflow
-	case status == 401 || status == 403 || is("authentication_error", "permission_error", "invalid_api_key", "API_KEY_INVALID", "UNAUTHENTICATED", "PERMISSION_DENIED"):
+	case status == 401 || status == 403 || request && is("authentication_error", "permission_error", "invalid_api_key", "API_KEY_INVALID", "UNAUTHENTICATED", "PERMISSION_DENIED"):
 		err.Code = Unauthorized
-	case status == 429 || status == 402 || is("rate_limit_error", "rate_limit_exceeded", "insufficient_quota", "billing_error", "RESOURCE_EXHAUSTED"):
+	case status == 429 || status == 402 || request && is("rate_limit_error", "rate_limit_exceeded", "insufficient_quota", "billing_error", "RESOURCE_EXHAUSTED"):
 		err.Code = RateLimited
 		err.RetryAfter = retryAfter(header, c.delay)
-	case status >= 500 || status == 408 || is("overloaded_error", "api_error", "timeout_error", "server_error", "server_is_overloaded", "UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED"):
+	case status >= 500 || status == 408 || request && is("overloaded_error", "api_error", "timeout_error", "server_error", "server_is_overloaded", "UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED"):
 		err.Code = Overloaded
 		err.RetryAfter = retryAfter(header, c.delay)
 	default:

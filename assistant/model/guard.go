@@ -75,7 +75,8 @@ func (g *guard) refused(status int, header http.Header, body []byte) *Error {
 	return err
 }
 
-// answer is the body of one.
+// answer is the body of one. What breaks it is remembered in the exchange; to an SDK it just ends, for
+// they have each their own idea of what to do with an error, such as logging it.
 type answer struct {
 	io.ReadCloser
 	guard  *guard
@@ -92,11 +93,11 @@ func (a *answer) Read(p []byte) (int, error) {
 	a.timer.Stop()
 	if a.size += int64(n); a.size > a.guard.most {
 		a.way.err = &Error{Code: Malformed, Message: fmt.Sprintf("its answer is larger than %d bytes", a.guard.most)}
-		return 0, a.way.err
+		return 0, io.EOF
 	}
 	if err != nil && err != io.EOF {
 		a.way.err = a.guard.unreachable(a.ctx, fmt.Errorf("the connection broke in the middle of its answer: %w", err))
-		return n, a.way.err
+		err = io.EOF
 	}
 	return n, err
 }

@@ -28,7 +28,10 @@ func (anthropicWire) complaint(status int, kind Kind, message string) any {
 	name := map[Kind]string{
 		Overloaded: "overloaded_error", RateLimited: "rate_limit_error", Unauthorized: "authentication_error", Status: "api_error",
 	}[kind]
-	if name == "" {
+	switch {
+	case status == http.StatusNotFound:
+		name = "not_found_error"
+	case name == "" || kind == Status && status < 500:
 		name = "invalid_request_error"
 	}
 	return dict{"type": "error", "error": dict{"type": name, "message": message}, "request_id": "req_test"}

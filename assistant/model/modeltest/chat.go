@@ -17,7 +17,7 @@ type chatWire struct{}
 func (chatWire) key(header http.Header) string { return bearer(header) }
 
 func (chatWire) complaint(status int, kind Kind, message string) any {
-	return openaiComplaint(kind, message)
+	return openaiComplaint(status, kind, message)
 }
 
 func (chatWire) read(r *http.Request, body []byte, lax bool, seen *Request) error {

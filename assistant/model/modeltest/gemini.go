@@ -38,7 +38,10 @@ func (geminiWire) complaint(status int, kind Kind, message string) any {
 	name := map[Kind]string{
 		Overloaded: "UNAVAILABLE", RateLimited: "RESOURCE_EXHAUSTED", Unauthorized: "UNAUTHENTICATED", Status: "INTERNAL",
 	}[kind]
-	if name == "" {
+	switch {
+	case status == http.StatusNotFound:
+		name = "NOT_FOUND"
+	case name == "" || kind == Status && status < 500:
 		name = "INVALID_ARGUMENT"
 	}
 	return dict{"error": dict{"code": status, "message": message, "status": name}}

@@ -19,17 +19,17 @@ type openaiWire struct{}
 func (openaiWire) key(header http.Header) string { return bearer(header) }
 
 func (openaiWire) complaint(status int, kind Kind, message string) any {
-	return openaiComplaint(kind, message)
+	return openaiComplaint(status, kind, message)
 }
 
-func openaiComplaint(kind Kind, message string) any {
+func openaiComplaint(status int, kind Kind, message string) any {
 	codes := map[Kind][2]string{ // type, code
 		Overloaded: {"server_error", "server_is_overloaded"}, RateLimited: {"rate_limit_error", "rate_limit_exceeded"},
 		Unauthorized: {"invalid_request_error", "invalid_api_key"}, ContextOverflow: {"invalid_request_error", "context_length_exceeded"},
 		PictureTooLarge: {"invalid_request_error", "image_too_large"}, Status: {"server_error", ""},
 	}
 	code, ok := codes[kind]
-	if !ok {
+	if !ok || kind == Status && status < 500 {
 		code = [2]string{"invalid_request_error", "invalid_value"}
 	}
 	return dict{"error": dict{"type": code[0], "code": code[1], "message": message, "param": nil}}
