@@ -19,6 +19,7 @@ import (
 type messages struct {
 	service anthropic.BetaMessageService
 	model   string
+	own     bool // it is Anthropic's
 }
 
 func newAnthropic(endpoint Endpoint, client *http.Client) *messages {
@@ -31,7 +32,11 @@ func newAnthropic(endpoint Endpoint, client *http.Client) *messages {
 	if endpoint.Key != "" {
 		options = append(options, option.WithAPIKey(endpoint.Key))
 	}
-	return &messages{anthropic.NewClient(options...).Beta.Messages, endpoint.Model}
+	return &messages{
+		service: anthropic.NewClient(options...).Beta.Messages,
+		model:   endpoint.Model,
+		own:     endpoint.BaseURL == "" || strings.Contains(endpoint.BaseURL, "://api.anthropic.com"),
+	}
 }
 
 func (m *messages) next(ctx context.Context, request Request, tell func(Delta)) (Response, error) {
@@ -141,7 +146,9 @@ func (m *messages) params(request Request) anthropic.BetaMessageNewParams {
 	if request.Computer != nil {
 		tool, beta := m.computer(request.Computer)
 		params.Tools = append(params.Tools, tool)
-		params.Betas = append(params.Betas, beta)
+		if beta != "" {
+			params.Betas = append(params.Betas, beta)
+		}
 	}
 	if last := len(params.Tools) - 1; last >= 0 {
 		*params.Tools[last].GetCacheControl() = cached
@@ -172,11 +179,18 @@ var (
 	oldest      = regexp.MustCompile(`claude-3-5`)
 )
 
-// computer is the newest computer tool that a model takes, and the beta that it belongs to.
+// computer is the newest computer tool that a model takes, and the beta that it belongs to. Models of
+// others that speak this format do not know it; they get a function with the same actions.
 func (m *messages) computer(display *Display) (anthropic.BetaToolUnionParam, anthropic.AnthropicBeta) {
 	width, height := int64(display.Width), int64(display.Height)
 	name := strings.NewReplacer(".", "-", "_", "-").Replace(strings.ToLower(m.model)) // brokers write claude-3.7
 	switch {
+	case !m.own && !strings.Contains(name, "claude"):
+		return anthropic.BetaToolUnionParam{OfTool: &anthropic.BetaToolParam{
+			Name:        Computer,
+			Description: anthropic.String(fmt.Sprintf(computerActions, width, height)),
+			InputSchema: param.Override[anthropic.BetaToolInputSchemaParam](json.RawMessage(actionSchema)),
+		}}, ""
 	case oldest.MatchString(name):
 		return anthropic.BetaToolUnionParam{OfComputerUseTool20241022: &anthropic.BetaToolComputerUse20241022Param{
 			DisplayWidthPx: width, DisplayHeightPx: height,
@@ -190,6 +204,24 @@ func (m *messages) computer(display *Display) (anthropic.BetaToolUnionParam, ant
 		DisplayWidthPx: width, DisplayHeightPx: height, EnableZoom: anthropic.Bool(true),
 	}}, anthropic.AnthropicBetaComputerUse2025_11_24
 }
+
+const computerActions = `Use the computer: see its screen, move the pointer, click, scroll, type and press keys.
+The screen is %d pixels wide and %d high; a coordinate is [x, y] in pixels from its upper left corner.
+You get a picture of the screen after each action. Look at it before you go on, and aim at the middle of what you click.`
+
+const actionSchema = `{
+  "type": "object",
+  "properties": {
+    "action": {"type": "string", "enum": ["screenshot", "left_click", "right_click", "middle_click", "double_click", "triple_click", "mouse_move", "left_click_drag", "scroll", "type", "key", "wait"], "description": "What to do. screenshot only looks. Clicks and mouse_move take coordinate; left_click_drag takes start_coordinate and coordinate; scroll takes coordinate, scroll_direction and scroll_amount; type and key take text; wait takes duration."},
+    "coordinate": {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
+    "start_coordinate": {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
+    "text": {"type": "string", "description": "What to type; or a key or combination, such as Return, ctrl+s, alt+F4; or, with a click or scroll, the keys to hold."},
+    "scroll_direction": {"type": "string", "enum": ["up", "down", "left", "right"]},
+    "scroll_amount": {"type": "integer", "minimum": 1, "maximum": 50, "description": "Notches of the wheel."},
+    "duration": {"type": "number", "minimum": 0, "maximum": 60, "description": "Seconds."}
+  },
+  "required": ["action"]
+}`
 
 func blocks(parts []Part) []anthropic.BetaContentBlockParamUnion {
 	var content []anthropic.BetaContentBlockParamUnion

@@ -254,10 +254,38 @@ func TestConversation(t *testing.T) {
 				}
 			}
 		}
-		if want := map[model.Format]int{model.Gemini: 0}; reasoned != 2 && format != model.Gemini {
-			t.Errorf("the reasoning came back %d times, not twice (%v)", reasoned, want)
+		if format != model.Gemini && reasoned != 2 { // Gemini's comes back as signatures, which the server checks
+			t.Errorf("the reasoning came back %d times, not twice", reasoned)
 		}
 	})
+}
+
+// TestAnthropicOfOthers is a model that speaks Anthropic's format and knows nothing of its computer
+// tool.
+func TestAnthropicOfOthers(t *testing.T) {
+	server, url := serve(t,
+		modeltest.Step{Calls: []modeltest.Call{modeltest.Computer(`{"type":"click","x":300,"y":200}`)}},
+		modeltest.Step{Text: "Done."},
+	)
+	endpoint := modeltest.Endpoint(model.Anthropic, url, key)
+	endpoint.Model = "glm-6"
+	m := newModel(t, endpoint)
+	r := request("Click.")
+	first := asked(t, m, &r, nil)
+	made := calls(first.Message)
+	if len(made) != 1 || made[0].Tool != model.Computer {
+		t.Fatalf("%+v", first)
+	}
+	if _, err := dialect.Decode(made[0].Arguments, dialect.Anthropic, dialect.Mapping{
+		Real: desktop.Size{Width: 1200, Height: 800}, Announced: desktop.Size{Width: 1200, Height: 800},
+	}); err != nil {
+		t.Error(err)
+	}
+	r.Messages = append(r.Messages, results(t, first.Message, ""))
+	asked(t, m, &r, nil)
+	if beta := server.Requests()[0].Header.Get("Anthropic-Beta"); beta != "" {
+		t.Errorf("it is asked with the beta %s", beta)
+	}
 }
 
 func TestCheck(t *testing.T) {

@@ -276,10 +276,13 @@ func TestComputerTools(t *testing.T) {
 		"claude-sonnet-4-20250514": "computer_20250124", "anthropic/claude-3.7-sonnet": "computer_20250124", "claude-3-5-sonnet-20241022": "computer_20241022",
 		"anthropic/claude-sonnet-4": "computer_20250124", "anthropic/claude-opus-4.6": "computer_20251124",
 	} {
-		tool, beta := (&messages{model: name}).computer(&Display{1200, 800})
+		tool, beta := (&messages{model: name, own: !strings.Contains(name, "/")}).computer(&Display{1200, 800})
 		if got := *tool.GetType(); got != want || !strings.HasSuffix(strings.ReplaceAll(string(beta), "-", ""), want[len("computer_"):]) {
 			t.Errorf("%s gets %s with %s, not %s", name, got, beta, want)
 		}
+	}
+	if tool, beta := (&messages{model: "glm-6"}).computer(&Display{1200, 800}); tool.OfTool == nil || tool.OfTool.Name != Computer || beta != "" {
+		t.Error("a model of another maker does not get a function")
 	}
 	for name, want := range map[string]string{
 		"gemini-2.5-computer-use-preview-10-2025": "ENVIRONMENT_BROWSER", "gemini-3-flash-preview": "ENVIRONMENT_BROWSER",

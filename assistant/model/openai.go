@@ -204,6 +204,9 @@ func (o *openaiResponses) params(request Request) responses.ResponseNewParams {
 		if message.Role == Assistant {
 			clear(calls)
 			for _, part := range message.Parts {
+				if part.Reasoning != nil && unreasoning.MatchString(o.model) {
+					continue // another of OpenAI's models thought it
+				}
 				input = append(input, outputItem(part))
 				if part.Call != nil {
 					calls[part.Call.ID] = part.Call

@@ -84,6 +84,8 @@ func (anthropicWire) read(r *http.Request, body []byte, lax bool, seen *Request)
 		}
 		beta := ""
 		switch {
+		case tool.OfTool != nil && tool.OfTool.Name == model.Computer: // for models that know no other
+			seen.Computer = &model.Display{}
 		case tool.OfComputerUseTool20251124 != nil:
 			c := tool.OfComputerUseTool20251124
 			seen.Computer, beta = &model.Display{Width: int(c.DisplayWidthPx), Height: int(c.DisplayHeightPx)}, "computer-use-2025-11-24"

@@ -131,7 +131,7 @@ func geminiRead(seen *Request, role string, part *genai.Part, lax bool, calls, b
 		}
 		// The first of a message's calls is signed, by the model or with Google's word for others' calls.
 		if signature := string(part.ThoughtSignature); !lax && len(*calls) == 0 && signature != seal(f.Name) && signature != "skip_thought_signature_validator" {
-			return fmt.Errorf("Function call `%s` is missing a thought_signature", f.Name)
+			return fmt.Errorf("the function call %s is missing a thought_signature", f.Name)
 		}
 		call := &model.Call{ID: f.ID, Tool: f.Name, Format: model.Gemini}
 		if call.ID == "" {

@@ -178,7 +178,7 @@ func openaiAction(a action, s scale) (dict, error) {
 // geminiFunction is a predefined function of Gemini's computer use on a desktop.
 func geminiFunction(a action, s scale) (name string, args dict, err error) {
 	if s.from.Width == 0 && (a.X != nil || a.StartX != nil) {
-		return "", nil, errors.New("Gemini points at a grid of its own; the script needs a display")
+		return "", nil, errors.New("a place on a grid of its own is wanted; the script needs a display")
 	}
 	s.to = model.Display{Width: 1000, Height: 1000}
 	at := func(d dict) dict { d["x"], d["y"] = s.x(a.X), s.y(a.Y); return d }
