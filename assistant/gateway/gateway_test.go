@@ -341,9 +341,11 @@ func TestVendorForms(t *testing.T) {
 	if response.StatusCode != http.StatusTooManyRequests || response.Header.Get("Retry-After") != "90" || !strings.Contains(text, `"rate_limit_error"`) {
 		t.Errorf("over a limit: %s %v %s", response.Status, response.Header, text)
 	}
-	b.allowed = errors.New("the disk is full at /var/lib/secret")
-	if response, text := b.do("POST", messages, ask); response.StatusCode != 500 || strings.Contains(text, "disk") {
-		t.Errorf("for a fault: %s %s", response.Status, text)
+	for _, fault := range []error{errors.New("the disk is full at /var/lib/secret"), desktop.Errorf(desktop.Unavailable, "the disk of prv-1 is away")} {
+		b.allowed = fault
+		if response, text := b.do("POST", messages, ask); response.StatusCode < 500 || strings.Contains(text, "disk ") {
+			t.Errorf("for a fault: %s %s", response.Status, text)
+		}
 	}
 }
 
