@@ -191,6 +191,7 @@ func (s *Server) screenshotRoutes() {
 		Display      string `header:"X-Bureau-Display" example:"1280x800" doc:"Size of the whole display"`
 		Settled      string `header:"X-Bureau-Settled" enum:"true,false" doc:"With settleMs: whether the display had come to rest in time"`
 		WaitedMs     string `header:"X-Bureau-Waited-Ms" doc:"With settleMs: how long that was waited for, in milliseconds"`
+		ServerTiming string `header:"Server-Timing" example:"see;dur=1.2, encode;dur=9.8" doc:"Milliseconds that seeing the display and making the file took (W3C Server Timing); a file that somebody had asked for before takes none"`
 		Body         []byte
 	}
 	file := &huma.Schema{Type: huma.TypeString, Format: "binary"}
@@ -208,10 +209,12 @@ func (s *Server) screenshotRoutes() {
 		if err := in.Picture.check(); err != nil {
 			return nil, desktop.Errorf(desktop.Invalid, "%w", err)
 		}
+		began := time.Now()
 		sight, err := s.desktops.See(ctx, callerOf(ctx), in.ID, milliseconds(in.SettleMs))
 		if err != nil {
 			return nil, err
 		}
+		seen := time.Now()
 		frame := sight.Frame
 		display := frame.Pixels.Bounds()
 		options, err := in.Picture.options(display)
@@ -232,15 +235,19 @@ func (s *Server) screenshotRoutes() {
 			out.Status = http.StatusNotModified
 			return out, nil
 		}
+		encoding := time.Now()
 		image, err := s.album.picture(in.ID, frame, in.Picture, options)
 		if err != nil {
 			return nil, err
 		}
+		out.ServerTiming = fmt.Sprintf("see;dur=%.2f, encode;dur=%.2f", inMs(seen.Sub(began)), inMs(time.Since(encoding)))
 		out.ContentType, out.Body = image.ContentType, image.Bytes
 		out.Width, out.Height = strconv.Itoa(image.Width), strconv.Itoa(image.Height)
 		return out, nil
 	})
 }
+
+func inMs(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // matches tells whether an If-None-Match header names the tag.
 func matches(header, tag string) bool {

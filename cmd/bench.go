@@ -56,6 +56,10 @@ type benchReport struct {
 	// Typed is how often 1,000 characters were typed and read back, Exact how often all were right.
 	Typed int `json:"typed"`
 	Exact int `json:"exact"`
+	// HostClick is the host's part of a click, the whole but for what the guest took: the API, and the
+	// link there and back. Encode is the encoder's part of a screenshot. Medians, in milliseconds.
+	HostClick float64 `json:"hostClickMs"`
+	Encode    float64 `json:"encodeMs"`
 	// SamePixels tells whether the API's screenshot and the guest's own have the same pixels.
 	SamePixels bool `json:"samePixels"`
 }
@@ -116,7 +120,8 @@ func (a *app) printBench(r *benchReport) error {
 	if err := a.table([]string{"WHAT", "BUREAU", "P95", "USUAL WAY", "MEDIAN", "P95", "FASTER"}, rows); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(a.out, "\n1,000 characters typed %d times, %d of them exact; screenshot and scrot show %s\n",
+	fmt.Fprintf(a.out, "\nof a click, %.1f ms are the host's and the link's; of a screenshot, %.1f ms the encoder's\n", r.HostClick, r.Encode)
+	_, err := fmt.Fprintf(a.out, "1,000 characters typed %d times, %d of them exact; screenshot and scrot show %s\n",
 		r.Typed, r.Exact, map[bool]string{true: "the same pixels", false: "DIFFERENT pixels"}[r.SamePixels])
 	return err
 }
@@ -238,6 +243,7 @@ func (b *bench) closeSink(ctx context.Context) {
 
 func (b *bench) clicks(ctx context.Context, report *benchReport) error {
 	m := measurement{Name: "click", UsualWay: "xdotool process"}
+	var hosts []float64
 	for range b.rounds {
 		var acted desktop.Acted
 		ms, err := b.post(ctx, "click", map[string]any{"x": benchX, "y": benchY}, &acted)
@@ -245,12 +251,14 @@ func (b *bench) clicks(ctx context.Context, report *benchReport) error {
 			return err
 		}
 		report.Display = acted.Display
+		hosts = append(hosts, ms-acted.TookMs)
 		usual, err := b.inGuest(ctx, fmt.Sprintf("xdotool mousemove %d %d click 1", benchX, benchY))
 		if err != nil {
 			return err
 		}
 		m.API, m.Usual = append(m.API, ms), append(m.Usual, usual)
 	}
+	report.HostClick = percentile(hosts, 50)
 	report.Measurements = append(report.Measurements, m)
 	return nil
 }
@@ -317,16 +325,18 @@ func (b *bench) commands(ctx context.Context, report *benchReport) error {
 func (b *bench) screenshots(ctx context.Context, report *benchReport) error {
 	changed := measurement{Name: "screenshot", UsualWay: "scrot to a file and back"}
 	same := measurement{Name: "screenshot, unchanged", UsualWay: "screenshot, changed"}
+	var encodes []float64
 	for i := range b.rounds {
 		if _, err := b.post(ctx, "move", map[string]any{"x": benchX + 3*i%300, "y": benchY}, nil); err != nil {
 			return err
 		}
-		_, tag, ms, err := b.screenshot(ctx, nil, "")
+		_, header, ms, err := b.screenshot(ctx, nil, "")
 		if err != nil {
 			return err
 		}
+		encodes = append(encodes, serverTiming(header, "encode"))
 		changed.API = append(changed.API, ms)
-		if _, _, ms, err = b.screenshot(ctx, nil, tag); err != nil {
+		if _, _, ms, err = b.screenshot(ctx, nil, header.Get("ETag")); err != nil {
 			return err
 		}
 		same.API, same.Usual = append(same.API, ms), append(same.Usual, changed.API[i])
@@ -336,6 +346,7 @@ func (b *bench) screenshots(ctx context.Context, report *benchReport) error {
 		}
 		changed.Usual = append(changed.Usual, float64(time.Since(began).Microseconds())/1000)
 	}
+	report.Encode = percentile(encodes, 50)
 	report.Measurements = append(report.Measurements, changed, same)
 
 	ours, _, _, err := b.screenshot(ctx, url.Values{"cursor": {"false"}, "settleMs": {"3000"}}, "")
@@ -351,11 +362,11 @@ func (b *bench) screenshots(ctx context.Context, report *benchReport) error {
 }
 
 // screenshot takes a picture; with a tag that is still right it is empty.
-func (b *bench) screenshot(ctx context.Context, query url.Values, tag string) (file []byte, newTag string, ms float64, err error) {
+func (b *bench) screenshot(ctx context.Context, query url.Values, tag string) (file []byte, header http.Header, ms float64, err error) {
 	began := time.Now()
 	h, err := http.NewRequestWithContext(ctx, http.MethodGet, b.base+b.path+"/screenshot?"+query.Encode(), nil)
 	if err != nil {
-		return nil, "", 0, err
+		return nil, nil, 0, err
 	}
 	if b.key != "" {
 		h.Header.Set("Authorization", "Bearer "+b.key)
@@ -365,14 +376,25 @@ func (b *bench) screenshot(ctx context.Context, query url.Values, tag string) (f
 	}
 	answer, err := b.http.Do(h)
 	if err != nil {
-		return nil, "", 0, b.unreachable(ctx, err)
+		return nil, nil, 0, b.unreachable(ctx, err)
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK && answer.StatusCode != http.StatusNotModified {
-		return nil, "", 0, problem(answer)
+		return nil, nil, 0, problem(answer)
 	}
 	file, err = io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
-	return file, answer.Header.Get("ETag"), float64(time.Since(began).Microseconds()) / 1000, err
+	return file, answer.Header, float64(time.Since(began).Microseconds()) / 1000, err
+}
+
+// serverTiming is a duration in a Server-Timing header, in milliseconds; 0 when it is not there.
+func serverTiming(header http.Header, name string) float64 {
+	for entry := range strings.SplitSeq(header.Get("Server-Timing"), ",") {
+		if dur, ok := strings.CutPrefix(strings.TrimSpace(entry), name+";dur="); ok {
+			ms, _ := strconv.ParseFloat(dur, 64)
+			return ms
+		}
+	}
+	return 0
 }
 
 // scrot takes a picture as others do: by a program in the guest, to a file, and the file back.

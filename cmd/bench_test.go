@@ -5,6 +5,7 @@ import (
 	"image"
 	"image/color"
 	"image/png"
+	"net/http"
 	"testing"
 )
 
@@ -17,6 +18,15 @@ func TestPercentile(t *testing.T) {
 	}
 	if percentile(nil, 50) != 0 {
 		t.Error("nothing was measured, and yet there is a percentile")
+	}
+}
+
+func TestServerTiming(t *testing.T) {
+	header := http.Header{"Server-Timing": {"see;dur=1.25, encode;dur=9.5"}}
+	for name, want := range map[string]float64{"see": 1.25, "encode": 9.5, "other": 0} {
+		if got := serverTiming(header, name); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
 	}
 }
 
