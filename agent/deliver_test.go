@@ -214,7 +214,7 @@ func TestDeliverInVain(t *testing.T) {
 			l.Close()
 		}
 	}()
-	_, err := (&Connector{Binary: padded(t, "new"), Log: testLog(t)}).Connect(ctx, p.connect())
+	_, err := (&Connector{Binary: padded(t, "new"), Log: testLog(t)}).Connect(ctx, testDesktop, p.connect())
 	code(t, err, desktop.Unavailable, "is 0.1 still")
 	w.close()
 	wait(t, done, "the guest's end")

@@ -59,7 +59,10 @@
 // pings every 5 s and gives the other 10 s to answer; more than 20 pings in a second end the session,
 // as does any frame that breaks these rules. The host serves at most 64 streams of the guest at once,
 // the guest 1024 of the host; 64 more may wait, and those beyond are reset. Each stream carries HTTP/1.1, the opener being the client, and may be used for many
-// requests. The host's requests go to the agent, the guest's to whatever the host offers to guests.
+// requests. The host's requests go to the agent, the guest's to whatever the host offers to guests:
+// the models that it lends. Programs in the guest find them at http://127.0.0.1:7879, where the agent
+// listens and passes each request on as it is, and are told so by variables such as
+// ANTHROPIC_BASE_URL. While no host is connected the answer is 503, with Retry-After.
 //
 // # The agent's requests
 //

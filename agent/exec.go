@@ -39,7 +39,8 @@ const fromPipe = "eval \"exec 3<&-\n$(cat <&3)\""
 
 // runner runs commands.
 type runner struct {
-	user     string // the desktop's user where no session tells
+	user     string            // the desktop's user where no session tells
+	lent     map[string]string // where the host's models are, for every command
 	log      *slog.Logger
 	sessions sessions
 	families *families
@@ -47,8 +48,8 @@ type runner struct {
 	starting sync.Mutex // held while the agent's own process lends its settings to a child
 }
 
-func newRunner(user string, log *slog.Logger) *runner {
-	return &runner{user: user, log: log, families: newFamilies()}
+func newRunner(user string, lent map[string]string, log *slog.Logger) *runner {
+	return &runner{user: user, lent: lent, log: log, families: newFamilies()}
 }
 
 // run runs a command to its end, or kills it with all it has started when its time is up or ctx

@@ -30,7 +30,7 @@ func collected(ctx context.Context, r *runner, command desktop.Exec) (desktop.Ex
 
 func testRunner(t *testing.T) *runner {
 	t.Helper()
-	return newRunner(testUser(), slog.New(slog.DiscardHandler))
+	return newRunner(testUser(), nil, slog.New(slog.DiscardHandler))
 }
 
 // testUser runs the tests' commands where nobody is named.

@@ -25,6 +25,8 @@ import (
 const (
 	DefaultPort   = "/dev/virtio-ports/org.bureau.agent.0"
 	DefaultRunDir = "/run/bureau"
+	// DefaultModels is where the host's models are found in a guest.
+	DefaultModels = "127.0.0.1:7879"
 )
 
 // Options are what the agent in a guest needs to know.
@@ -42,7 +44,12 @@ type Options struct {
 	OpenDisplay OpenDisplay
 	// Uplink, when not nil, carries requests to the host.
 	Uplink *Uplink
-	Log    *slog.Logger
+	// Models is the address at which programs in the guest find the models that the host lends;
+	// when it is empty they find none.
+	Models string
+	// Root is where the guest's files are, "/" when empty.
+	Root string
+	Log  *slog.Logger
 }
 
 // releaseWait bounds the letting go at a session's end.
@@ -101,6 +108,10 @@ func Serve(ctx context.Context, o Options) error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Models != "" {
+		// Before anything is waited for: the desktop's session is about to begin, and reads them.
+		announceModels(o.Root, o.Models, o.Log)
+	}
 	port, err := openPort(ctx, o.Port, o.Log)
 	if err != nil {
 		return err
@@ -116,16 +127,22 @@ func serve(ctx context.Context, port io.ReadWriteCloser, o Options) (err error) 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
+	if o.Uplink == nil {
+		o.Uplink = new(Uplink)
+	}
 	g := &guest{
 		options: o, log: log,
 		screen:   newScreen(o.OpenDisplay, o.Version, log),
-		runner:   newRunner(o.User, log),
+		runner:   newRunner(o.User, modelVariables(o.Models), log),
 		acting:   make(chan struct{}, 1),
 		replaced: make(chan struct{}),
 	}
 	var working sync.WaitGroup
 	defer working.Wait()
 	working.Go(func() { g.screen.run(ctx) })
+	if o.Models != "" {
+		working.Go(func() { serveModels(ctx, o.Models, o.Uplink, log) })
+	}
 	defer cancel()
 
 	self := peer{version: o.Version}

@@ -41,8 +41,9 @@ type Connector struct {
 	// given: "/proc/self/exe", which stays right when the file is replaced. When it is empty any
 	// agent will do.
 	Binary string
-	// Handler answers requests that guests make. May be nil.
-	Handler http.Handler
+	// Handler makes what answers the requests of one desktop's guest. That they are that desktop's is
+	// known by the link they come over, and by nothing in them. May be nil.
+	Handler func(desktopID string) http.Handler
 	Log     *slog.Logger
 }
 
@@ -50,9 +51,9 @@ var _ desktop.AgentConnector = (*Connector)(nil)
 
 // Connect shakes hands, delivers the host's binary when the guest runs another one, and returns
 // when the agent has told its status. It waits for a guest that is still booting until ctx ends.
-func (c *Connector) Connect(ctx context.Context, pipe io.ReadWriteCloser) (desktop.Agent, error) {
+func (c *Connector) Connect(ctx context.Context, desktopID string, pipe io.ReadWriteCloser) (desktop.Agent, error) {
 	w := newWire(pipe, false)
-	a, err := c.connect(ctx, w)
+	a, err := c.connect(ctx, desktopID, w)
 	if err != nil {
 		w.close()
 		return nil, fmt.Errorf("connecting to the agent: %w", err)
@@ -60,7 +61,7 @@ func (c *Connector) Connect(ctx context.Context, pipe io.ReadWriteCloser) (deskt
 	return a, nil
 }
 
-func (c *Connector) connect(ctx context.Context, w *wire) (desktop.Agent, error) {
+func (c *Connector) connect(ctx context.Context, desktopID string, w *wire) (desktop.Agent, error) {
 	log := c.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -86,7 +87,11 @@ func (c *Connector) connect(ctx context.Context, w *wire) (desktop.Agent, error)
 		log.Debug("agent shook hands", "version", p.version, "took", time.Since(began))
 		switch {
 		case c.Binary == "" || p.binary == want:
-			s, err := newSession(ctx, w, m, c.Handler, log)
+			handler := http.NotFoundHandler()
+			if c.Handler != nil {
+				handler = c.Handler(desktopID)
+			}
+			s, err := newSession(ctx, w, m, handler, log)
 			if err != nil {
 				m.close()
 				return nil, err
@@ -178,9 +183,6 @@ func newSession(ctx context.Context, w *wire, m *mux, handler http.Handler, log 
 		cancel()
 		s.transport.CloseIdleConnections()
 		return nil, err
-	}
-	if handler == nil {
-		handler = http.NotFoundHandler()
 	}
 	var working sync.WaitGroup
 	working.Go(func() { m.serve(life, handler, guestStreams, log) })

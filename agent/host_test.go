@@ -398,7 +398,7 @@ func hostile(t *testing.T, routes map[string]http.HandlerFunc) (desktop.Agent, *
 			}
 		}), hostStreams, testLog(t))
 	}()
-	a, err := (&Connector{Log: testLog(t)}).Connect(ctx, end)
+	a, err := (&Connector{Log: testLog(t)}).Connect(ctx, testDesktop, end)
 	if err == nil {
 		t.Cleanup(func() { a.Close() })
 	}

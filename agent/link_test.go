@@ -143,7 +143,7 @@ func TestConnectBeforeGuest(t *testing.T) {
 	connected := make(chan result, 1)
 	end := p.connect()
 	go func() {
-		a, err := (&Connector{}).Connect(testContext(t), end)
+		a, err := (&Connector{}).Connect(testContext(t), testDesktop, end)
 		connected <- result{a, err}
 	}()
 	poll(t, "the first hello", func() bool {
@@ -183,7 +183,7 @@ func TestConnectGivesUpWithContext(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			failed := make(chan error, 1)
 			go func() {
-				_, err := (&Connector{}).Connect(ctx, end)
+				_, err := (&Connector{}).Connect(ctx, testDesktop, end)
 				failed <- err
 			}()
 			cancel()
@@ -202,7 +202,7 @@ func TestConnectStreamEnds(t *testing.T) {
 	end := p.connect()
 	failed := make(chan error, 1)
 	go func() {
-		_, err := (&Connector{}).Connect(testContext(t), end)
+		_, err := (&Connector{}).Connect(testContext(t), testDesktop, end)
 		failed <- err
 	}()
 	end.Close()
@@ -299,7 +299,7 @@ func TestOtherProtocol(t *testing.T) {
 		}
 	}()
 	defer guest.Close()
-	_, err := (&Connector{}).Connect(testContext(t), host)
+	_, err := (&Connector{}).Connect(testContext(t), testDesktop, host)
 	code(t, err, desktop.Unavailable, "protocol 9")
 }
 
@@ -312,10 +312,12 @@ func TestUplink(t *testing.T) {
 	if _, err := client.Get("http://host/x"); desktop.CodeOf(err) != desktop.Unavailable {
 		t.Errorf("without a host the error is %v", err)
 	}
-	a := connect(t, &Connector{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(w, r.Body)
-		io.WriteString(w, r.URL.Path)
-	})}, p.connect())
+	a := connect(t, &Connector{Handler: func(id string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(w, r.Body)
+			io.WriteString(w, id+r.URL.Path)
+		})
+	}}, p.connect())
 	big := randomBytes(3 << 20)
 	response, err := client.Post("http://host/path", "", bytes.NewReader(big))
 	if err != nil {
@@ -323,7 +325,7 @@ func TestUplink(t *testing.T) {
 	}
 	defer response.Body.Close()
 	got, err := io.ReadAll(response.Body)
-	if err != nil || !bytes.Equal(got, append(big, "/path"...)) {
+	if err != nil || !bytes.Equal(got, append(big, testDesktop+"/path"...)) {
 		t.Errorf("%d bytes came back, %v", len(got), err)
 	}
 	a.Close()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/user"
 	"slices"
@@ -234,6 +235,7 @@ func (r *runner) login(name string) (account, map[string]string, error) {
 		return account{}, nil, desktop.Errorf(desktop.Unavailable, "the agent does not run as root and cannot run commands as %s", a.name)
 	}
 	env := a.environment()
+	maps.Copy(env, r.lent)
 	switch {
 	case !found:
 	case session.uid == a.uid:

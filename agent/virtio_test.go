@@ -184,6 +184,9 @@ func wait[T any](t *testing.T, c <-chan T, what string) T {
 	}
 }
 
+// testDesktop is whose link the tests' is.
+const testDesktop = "dt-test"
+
 func testContext(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
@@ -195,7 +198,7 @@ func connect(t *testing.T, c *Connector, pipe io.ReadWriteCloser) desktop.Agent 
 	if c.Log == nil {
 		c.Log = testLog(t)
 	}
-	a, err := c.Connect(testContext(t), pipe)
+	a, err := c.Connect(testContext(t), testDesktop, pipe)
 	if err != nil {
 		t.Fatalf("connecting: %v", err)
 	}

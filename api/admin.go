@@ -23,7 +23,7 @@ type (
 	KeyDraft struct {
 		User         string               `json:"user" minLength:"1" maxLength:"254" doc:"Id or e-mail address of the key's user"`
 		Name         string               `json:"name,omitempty" maxLength:"100" doc:"What the key is for"`
-		Capabilities []desktop.Capability `json:"capabilities,omitempty" enum:"desktop:read,desktop:lifecycle,desktop:control,desktop:chat,desktop:manage,desktop:files" doc:"desktop:read and desktop:chat when absent; they never change"`
+		Capabilities []desktop.Capability `json:"capabilities,omitempty" enum:"desktop:read,desktop:lifecycle,desktop:control,desktop:chat,desktop:manage,desktop:files,provider:manage" doc:"desktop:read and desktop:chat when absent; they never change"`
 		ExpiresAt    *time.Time           `json:"expiresAt,omitempty" doc:"Never when absent"`
 	}
 	// NewKey is a key with its secret, which nobody sees again.

@@ -68,7 +68,10 @@ func newBench(t *testing.T, change func(*Options)) *bench {
 	b.key = b.AddKey("usr-1", nil, desktop.Capabilities()...)
 	b.other = b.AddKey("usr-2", nil, desktop.Capabilities()...)
 	b.chat = apitest.NewChat(t, b.World)
-	options := Options{Desktops: b.World, Accounts: b.World, Assistant: b.chat.Service, Version: "test",
+	b.AddProvider("prv-1", "usr-1", "")
+	b.AddProvider("prv-2", "usr-1", "dt-1")
+	b.AddProvider("prv-3", "usr-2", "dt-2")
+	options := Options{Desktops: b.World, Accounts: b.World, Providers: b.World.Providers(), Usage: b.World, Assistant: b.chat.Service, Version: "test",
 		Logger: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	if change != nil {
 		change(&options)

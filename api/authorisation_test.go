@@ -30,6 +30,10 @@ var goodBodies = map[string]string{
 	"POST /v1/chat/completions":                     `{"model":"bureau/dt-1","messages":[{"role":"user","content":"hello"}]}`,
 	"POST /v1/admin/users":                          `{"email":"new@example.org"}`,
 	"POST /v1/admin/keys":                           `{"user":"usr-1"}`,
+	"PUT /v1/desktops/{id}/provider":                `{"provider":"anthropic","apiKey":"sk-ant-0123456789abcdef"}`,
+	"POST /v1/providers":                            `{"provider":"anthropic","apiKey":"sk-ant-0123456789abcdef","name":"new"}`,
+	"PATCH /v1/providers/{providerId}":              `{"model":"other"}`,
+	"POST /v1/desktops/{id}/lease":                  `{"holder":"me"}`,
 }
 
 // granted is the contract's own list of who may do what, so that a rule cannot be loosened by a
@@ -66,6 +70,17 @@ var granted = map[string]rule{
 	"POST /v1/desktops/{id}/bash":                        needs(desktop.CanControl),
 	"GET /v1/desktops/{id}/screenshot":                   needs(desktop.CanControl),
 
+	"GET /v1/desktops/{id}/provider":                     needs(desktop.CanManage),
+	"PUT /v1/desktops/{id}/provider":                     needs(desktop.CanManage),
+	"DELETE /v1/desktops/{id}/provider":                  needs(desktop.CanManage),
+	"POST /v1/desktops/{id}/provider/test":               needs(desktop.CanManage),
+	"GET /v1/providers":                                  needs(desktop.CanProvide),
+	"POST /v1/providers":                                 needs(desktop.CanProvide),
+	"GET /v1/providers/{providerId}":                     needs(desktop.CanProvide),
+	"PATCH /v1/providers/{providerId}":                   needs(desktop.CanProvide),
+	"DELETE /v1/providers/{providerId}":                  needs(desktop.CanProvide),
+	"POST /v1/providers/{providerId}/test":               needs(desktop.CanProvide),
+	"GET /v1/usage":                                      needs(desktop.CanRead),
 	"POST /v1/desktops/{id}/chat":                        needs(desktop.CanChat),
 	"POST /v1/desktops/{id}/chat/cancel":                 needs(desktop.CanChat),
 	"GET /v1/desktops/{id}/chat/turns/{turnId}":          needs(desktop.CanChat),
@@ -76,6 +91,9 @@ var granted = map[string]rule{
 	"GET /v1/desktops/{id}/approvals":                    needs(desktop.CanChat),
 	"POST /v1/desktops/{id}/approvals/{approvalId}":      needs(desktop.CanChat),
 	"POST /v1/chat/completions":                          needs(desktop.CanChat),
+	"POST /v1/desktops/{id}/lease":                       needs(desktop.CanControl),
+	"GET /v1/desktops/{id}/lease":                        needs(desktop.CanControl),
+	"DELETE /v1/desktops/{id}/lease":                     needs(desktop.CanControl),
 
 	"GET /v1/admin/users":        operator,
 	"POST /v1/admin/users":       operator,

@@ -49,7 +49,7 @@ func (s *Server) desktopRoutes() {
 	})
 
 	type createInput struct {
-		Body *desktop.Draft
+		Body *DesktopDraft
 	}
 	type createAnswer struct {
 		Location string `header:"Location" doc:"Path of the new desktop"`
@@ -70,7 +70,7 @@ func (s *Server) desktopRoutes() {
 				return nil, err
 			}
 		}
-		d, err := s.desktops.Create(ctx, caller, draft)
+		d, err := s.create(ctx, caller, draft)
 		return &createAnswer{"/v1/desktops/" + url.PathEscape(d.ID), d}, err
 	})
 

@@ -9,6 +9,8 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"bureau/assistant/provider"
+	"bureau/assistant/usage"
 	"bureau/desktop"
 )
 
@@ -19,6 +21,7 @@ const bearer = "bearer"
 const (
 	tagDesktops = "Desktops"
 	tagControl  = "Control"
+	tagModels   = "Models"
 	tagChat     = "Chat"
 	tagAccount  = "Account"
 	tagOperator = "Administration"
@@ -47,12 +50,14 @@ func description(version string) huma.Config {
 
 	config := huma.DefaultConfig("Bureau", version)
 	config.Info.Description = list.String()
+	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		bearer: {Type: "http", Scheme: "bearer", Description: "An API key, sk_live_…"},
 	}
 	config.Tags = []*huma.Tag{
 		{Name: tagDesktops, Description: "Desktops and their lives"},
 		{Name: tagControl, Description: "Seeing and acting, while a desktop is running with agentReady true; 503 otherwise"},
+		{Name: tagModels, Description: "The providers of the models that desktops use, and what these took"},
 		{Name: tagChat, Description: "The AI agent of a desktop"},
 		{Name: tagAccount, Description: "The caller"},
 		{Name: tagOperator, Description: "Users and keys, for the operator on the administration socket"},
@@ -63,6 +68,22 @@ func description(version string) huma.Config {
 	// elsewhere, and its links to schemas would add a member to every answer.
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath, config.CreateHooks = "", "", "", nil
 	return config
+}
+
+// schemaName is what the document calls a type: packages whose names say what their types are of lend
+// it to them.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t.PkgPath() {
+	case reflect.TypeFor[provider.Provider]().PkgPath():
+		return "Provider" + strings.TrimPrefix(name, "Provider")
+	case reflect.TypeFor[usage.Row]().PkgPath():
+		return "Usage" + name
+	}
+	return name
 }
 
 // problemResponse documents an error.

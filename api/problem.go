@@ -127,6 +127,10 @@ func (*Problem) TransformSchema(r huma.Registry, schema *huma.Schema) *huma.Sche
 		Description: "With status 403: the capability that is missing", Examples: []any{string(desktop.CanControl)}}
 	schema.Properties["held"] = &huma.Schema{Type: huma.TypeArray, Items: &huma.Schema{Type: huma.TypeString},
 		Description: "With status 403: the capabilities of the key"}
+	schema.Properties["holder"] = &huma.Schema{Type: huma.TypeString,
+		Description: "With status 423: who holds the desktop's input", Examples: []any{"ada@example.org"}}
+	schema.Properties["expiresAt"] = &huma.Schema{Type: huma.TypeString, Format: "date-time",
+		Description: "With status 423: when that ends at the latest, unless it is renewed"}
 	schema.Properties["acted"] = &huma.Schema{Type: huma.TypeBoolean,
 		Description: "true when the input was done and only what comes after it failed: do not do it again"}
 	schema.Properties["index"] = &huma.Schema{Type: huma.TypeInteger, Description: "Of several actions: the one that failed, from 0"}

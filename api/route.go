@@ -113,6 +113,11 @@ func register[I, O any](s *Server, r rule, op huma.Operation, handler func(conte
 	s.rules[op.Method+" "+op.Path] = r
 
 	documented := s.operation(op.Method, op.Path)
+	if r == needs(desktop.CanControl) && op.Method != http.MethodGet {
+		documented.Parameters = append(documented.Parameters, &huma.Param{Name: leaseHeader, In: "header",
+			Description: "Token of the desktop's input lease, while the caller holds it", Schema: &huma.Schema{Type: huma.TypeString}})
+		failures = append(failures, http.StatusLocked)
+	}
 	if documented.RequestBody != nil {
 		failures = append(failures, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
@@ -160,32 +165,36 @@ func (s *Server) fail(ctx huma.Context, err error) {
 // guard lets through whom the rule is for.
 func (s *Server) guard(r rule) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
-		x := exchangeOf(ctx.Context())
-		x.route = ctx.Operation().OperationID
+		exchangeOf(ctx.Context()).route = ctx.Operation().OperationID
 		if r.kind == forAnybody {
 			next(ctx)
 			return
 		}
-		caller, err := s.authenticate(ctx.Context(), ctx.Header("Authorization"))
+		caller, err := s.admit(ctx.Context(), r, ctx.Header("Authorization"), ctx.Header(leaseHeader))
 		if err != nil {
-			s.fail(ctx, err)
-			return
-		}
-		x.caller = caller
-		if !caller.Local {
-			if wait := s.rates.wait(caller.Key.ID, time.Now()); wait > 0 {
-				failure := desktop.Errorf(desktop.RateLimited, "too many requests with this key")
-				failure.RetryAfter = wait
-				s.fail(ctx, failure)
-				return
-			}
-		}
-		if err := r.allow(caller); err != nil {
 			s.fail(ctx, err)
 			return
 		}
 		next(huma.WithValue(ctx, callerKey{}, caller))
 	}
+}
+
+// admit finds out who makes a request, and refuses who makes too many or may not make this one.
+func (s *Server) admit(ctx context.Context, r rule, authorization, lease string) (desktop.Caller, error) {
+	caller, err := s.authenticate(ctx, authorization)
+	if err != nil {
+		return caller, err
+	}
+	caller.Lease = lease
+	exchangeOf(ctx).caller = caller
+	if !caller.Local && !isWithin(ctx) {
+		if wait := s.rates.wait(caller.Key.ID, time.Now()); wait > 0 {
+			failure := desktop.Errorf(desktop.RateLimited, "too many requests with this key")
+			failure.RetryAfter = wait
+			return caller, failure
+		}
+	}
+	return caller, r.allow(caller)
 }
 
 // allow is nil when the rule is for the caller.

@@ -27,7 +27,7 @@ const lastMoments = 2 * time.Second
 
 // Serve answers on a TCP listener and on the administration socket, either of which may be nil,
 // until ctx ends. It then takes no further requests, lets those in flight go on for the grace
-// period, ends the rest, and returns nil. It closes the listeners.
+// period, ends the rest, and returns nil. It closes the listeners. It is called once.
 func (s *Server) Serve(ctx context.Context, tcp, administration net.Listener) error {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx)) // of the requests
 	defer cancel()
@@ -57,6 +57,7 @@ func (s *Server) Serve(ctx context.Context, tcp, administration net.Listener) er
 	}
 	group.Go(func() error {
 		<-running.Done()
+		close(s.ending)
 		return s.shutDown(server, cancel)
 	})
 	err := group.Wait()
@@ -69,11 +70,19 @@ func (s *Server) Serve(ctx context.Context, tcp, administration net.Listener) er
 func (s *Server) shutDown(server *http.Server, cancel context.CancelFunc) error {
 	grace, release := context.WithTimeout(context.Background(), s.grace)
 	defer release()
-	if server.Shutdown(grace) == nil {
+	err := server.Shutdown(grace)
+	if err != nil {
+		s.log.Warn("ending the requests that are still in flight")
+		cancel()
+	}
+	for _, handler := range s.mounted {
+		if err := handler.Close(); err != nil {
+			s.log.Warn("closing what is mounted beside the API failed", "error", err)
+		}
+	}
+	if err == nil {
 		return nil
 	}
-	s.log.Warn("ending the requests that are still in flight")
-	cancel()
 	last, release := context.WithTimeout(context.Background(), lastMoments)
 	defer release()
 	if server.Shutdown(last) == nil {

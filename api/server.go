@@ -19,6 +19,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -64,6 +65,11 @@ type Desktops interface {
 	SetClipboard(ctx context.Context, caller desktop.Caller, id, text string) error
 	Resize(ctx context.Context, caller desktop.Caller, id string, size desktop.Size) error
 
+	// TakeLease takes or renews the lease of a desktop's input and returns it with its token; Locked
+	// while somebody else holds it, as all input then is. ReleaseLease ends it, whoever holds it.
+	TakeLease(ctx context.Context, caller desktop.Caller, id, holder string, duration time.Duration) (lease desktop.Lease, token string, err error)
+	ReleaseLease(ctx context.Context, caller desktop.Caller, id string) error
+
 	// Ready tells whether the appliance can do its work.
 	Ready(ctx context.Context) error
 }
@@ -85,12 +91,15 @@ type Accounts interface {
 // Renderer makes an image file of a frame.
 type Renderer func(frame *desktop.Frame, o picture.Options) (picture.Picture, error)
 
-// Options are what a Server is made of. Desktops, Accounts and Assistant are required to serve; without them a
+// Options are what a Server is made of. The domain's parts are required to serve; without them a
 // Server still tells its OpenAPI document.
 type Options struct {
 	Desktops  Desktops
 	Accounts  Accounts
 	Assistant Assistant
+	// Providers and Usage are of the models that desktops use. They are required like those above.
+	Providers Providers
+	Usage     Usage
 	Render    Renderer     // picture.Render when nil
 	Logger    *slog.Logger // none when nil
 
@@ -110,6 +119,8 @@ type Options struct {
 type Server struct {
 	desktops  Desktops
 	accounts  Accounts
+	providers Providers
+	usage     Usage
 	assistant Assistant
 	album     *album
 	log       *slog.Logger
@@ -122,6 +133,8 @@ type Server struct {
 	document []byte          // the OpenAPI document
 
 	inFlight sync.WaitGroup
+	ending   chan struct{} // closed when Serve has been told to end
+	mounted  []io.Closer
 }
 
 // New makes the API. It serves nothing yet.
@@ -129,12 +142,15 @@ func New(o Options) *Server {
 	s := &Server{
 		desktops:  o.Desktops,
 		accounts:  o.Accounts,
+		providers: o.Providers,
+		usage:     o.Usage,
 		assistant: o.Assistant,
 		log:       o.Logger,
 		rates:     newLimiter(o.RatePerMinute, o.Burst),
 		grace:     o.Grace,
 		router:    gin.New(),
 		rules:     map[string]rule{},
+		ending:    make(chan struct{}),
 	}
 	if o.Render == nil {
 		o.Render = picture.Render
@@ -169,6 +185,9 @@ func New(o Options) *Server {
 	s.displayRoutes()
 	s.execRoutes()
 	s.screenshotRoutes()
+	s.leaseRoutes()
+	s.providerRoutes()
+	s.usageRoutes()
 	s.chatRoutes()
 	s.completionRoutes()
 	s.adminRoutes()

@@ -16,7 +16,8 @@ type Providers interface {
 
 // Meter keeps count of what models cost, and within limits.
 type Meter interface {
-	// Allow is desktop.RateLimited when the desktop or its owner has used up what it may.
+	// Allow is asked before each request to a model, which it counts. It is desktop.RateLimited when the
+	// desktop or its owner has used up what it may.
 	Allow(ctx context.Context, owner, desktopID string) error
 	// Record adds what one answer took.
 	Record(ctx context.Context, owner, desktopID string, endpoint model.Endpoint, usage model.Usage) error

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +22,7 @@ import (
 	"bureau/cmd/config"
 	"bureau/desktop"
 	"bureau/hypervisor"
+	"bureau/mcp"
 	"bureau/store"
 )
 
@@ -32,7 +32,7 @@ const firstAdmin = "admin@localhost"
 // serve assembles the appliance and runs it until ctx ends. What it leaves behind is whole: the
 // desktops run on, and the next start takes them over.
 func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Served)) (err error) {
-	database := filepath.Join(c.DataDir, "bureau.db")
+	database := c.Database()
 	_, statErr := os.Stat(database)
 	kept, err := store.Open(ctx, database)
 	if err != nil {
@@ -52,7 +52,12 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	if err != nil {
 		return err
 	}
-	manager, err := desktop.NewManager(ctx, host, kept, &agent.Connector{Binary: "/proc/self/exe", Log: log},
+	lender, err := lendModels(ctx, c, kept, log)
+	if err != nil {
+		return err
+	}
+	defer lender.clients.Close()
+	manager, err := desktop.NewManager(ctx, host, kept, &agent.Connector{Binary: "/proc/self/exe", Handler: lender.gateway.For, Log: log},
 		desktop.Config{
 			Tiers:        tiers,
 			DefaultTier:  c.DefaultTier,
@@ -70,9 +75,9 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	agents, err := assistant.New(ctx, assistant.Options{
 		Desktops:        manager,
 		Store:           kept,
-		Providers:       noModels{},
-		Meter:           noModels{},
-		Model:           func(e model.Endpoint) (model.Model, error) { return model.New(e, http.DefaultClient, log) },
+		Providers:       lender.providers,
+		Meter:           lender.meter,
+		Model:           func(e model.Endpoint) (model.Model, error) { return model.New(e, lender.clients.For(e), log) },
 		Log:             log,
 		MaxSteps:        c.Chat.MaxSteps,
 		Timeout:         c.Chat.Timeout,
@@ -103,25 +108,15 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	server := api.New(api.Options{
 		Desktops:      manager,
 		Accounts:      accounts,
+		Providers:     lender.providers,
+		Usage:         lender.meter,
 		Assistant:     agents,
 		Logger:        log,
 		RatePerMinute: float64(c.RateLimit),
 		Version:       Version(),
 	})
+	server.Mount("/mcp", "mcp", mcp.NewHandler(mcp.Options{Chat: mcp.Agents{}, Version: Version(), Logger: log, Hosts: c.HostNames()}))
 	return server.Serve(ctx, tcp, socket)
-}
-
-// noModels is an appliance that lends none.
-type noModels struct{}
-
-func (noModels) Endpoints(context.Context, string, string) ([]model.Endpoint, error) {
-	return nil, desktop.Errorf(desktop.NotFound, "no model provider is configured")
-}
-
-func (noModels) Allow(context.Context, string, string) error { return nil }
-
-func (noModels) Record(context.Context, string, string, model.Endpoint, model.Usage) error {
-	return nil
 }
 
 // closing adds the error of a part's end to that of the appliance.

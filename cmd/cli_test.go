@@ -125,7 +125,11 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 	if err != nil {
 		panic(err)
 	}
-	fmt.Fprintf(file, "%s %s %s\n", r.Method, r.URL.RequestURI(), body)
+	fmt.Fprintf(file, "%s %s %s", r.Method, r.URL.RequestURI(), body)
+	if token := r.Header.Get("Bureau-Lease"); token != "" {
+		fmt.Fprintf(file, " as holder of %s", token)
+	}
+	fmt.Fprintln(file)
 	file.Close()
 
 	if !local {
@@ -204,6 +208,18 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 		answer(`{"cursor":{"x":10,"y":20},"display":{"width":1280,"height":800},"tookMs":1.5}`)
 	case "POST /v1/desktops/" + demoID + "/actions":
 		answer(`{"dialect":"bureau","results":[{}],"completed":1,"cursor":{"x":10,"y":20},"display":{"width":1280,"height":800},"tookMs":1.5}`)
+	case "POST /v1/desktops/" + demoID + "/lease":
+		if r.Header.Get("Bureau-Lease") == "lease_old" {
+			problemJSON(w, 423, "Ada holds the desktop's input until 2026-01-02T03:09:05Z", `,"holder":"Ada"`)
+			return
+		}
+		answer(`{"holder":"Ada","userId":"usr-1","keyId":"key-1","takenAt":"2026-01-02T03:04:05Z","expiresAt":"2026-01-02T03:09:05Z","token":"lease_new"}`)
+	case "GET /v1/desktops/" + demoID + "/lease":
+		answer(`{"lease":{"holder":"Ada","userId":"usr-1","keyId":"key-1","takenAt":"2026-01-02T03:04:05Z","expiresAt":"2026-01-02T03:09:05Z"}}`)
+	case "GET /v1/desktops/" + brokenID + "/lease":
+		answer(`{}`)
+	case "DELETE /v1/desktops/" + demoID + "/lease":
+		w.WriteHeader(204)
 	case "GET /v1/desktops/" + demoID + "/windows":
 		answer(`[{"id":7,"title":"Töpfe","class":"Thunar","kind":"normal","x":10,"y":20,"width":100,"height":80,"focused":true,"minimized":false,"workspace":0}]`)
 	case "POST /v1/desktops/" + demoID + "/windows/7/activate", "DELETE /v1/desktops/" + demoID + "/windows/7", "PUT /v1/desktops/" + demoID + "/clipboard":
@@ -250,6 +266,18 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 		answer(`{"id":"key-2","userId":"usr-1","name":"ci","prefix":"sk_live_cd","capabilities":["desktop:read"],"createdAt":"2026-01-02T03:04:05Z","expiresAt":null,"lastUsedAt":null,"revokedAt":null,"secret":"sk_live_secret"}`)
 	case "DELETE /v1/admin/keys/key-1":
 		answer(`{"id":"key-1","userId":"usr-1","name":"ci","prefix":"sk_live_ab","capabilities":[],"createdAt":"2026-01-02T03:04:05Z","expiresAt":null,"lastUsedAt":null,"revokedAt":"2026-01-03T00:00:00Z"}`)
+	case "GET /v1/providers":
+		answer(`[` + providerJSON("prv-1", "main", `,"fallbackProvider":"prv-2","fallbackModel":"small"`) + `,` + providerJSON("prv-2", "other", "") + `]`)
+	case "POST /v1/providers", "PATCH /v1/providers/prv-1", "PUT /v1/desktops/" + demoID + "/provider", "GET /v1/desktops/" + demoID + "/provider":
+		answer(providerJSON("prv-1", "main", ""))
+	case "POST /v1/providers/prv-1/test", "POST /v1/desktops/" + demoID + "/provider/test":
+		answer(`{"ok":true,"message":"The model m answers.","tookMs":1234}`)
+	case "POST /v1/providers/prv-2/test":
+		answer(`{"ok":false,"code":"unauthorized","message":"the model provider refuses the key","tookMs":12}`)
+	case "DELETE /v1/providers/prv-1", "DELETE /v1/desktops/" + demoID + "/provider":
+		w.WriteHeader(204)
+	case "GET /v1/usage":
+		answer(`[{"owner":"usr-1","desktopId":"` + demoID + `","provider":"prv-1","format":"anthropic","model":"m","requests":3,"inputTokens":100,"cacheReadTokens":20,"cacheWriteTokens":5,"outputTokens":70}]`)
 	default:
 		if strings.HasPrefix(r.URL.Path, "/v1/desktops/"+bootID) || strings.HasPrefix(r.URL.Path, "/v1/desktops/"+twin1ID) {
 			w.Header().Set("Retry-After", "3")
@@ -258,6 +286,10 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 		}
 		problemJSON(w, 404, "there is no such thing", "")
 	}
+}
+
+func providerJSON(id, name, more string) string {
+	return fmt.Sprintf(`{"id":%q,"name":%q,"owner":"","provider":"anthropic","baseUrl":"https://api.anthropic.com","model":"m","keyEnd":"cdef","default":true,"createdAt":"2026-01-02T03:04:05Z","updatedAt":"2026-01-02T03:04:05Z"%s}`, id, name, more)
 }
 
 func turnJSON(reason, failure string) string {

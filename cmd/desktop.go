@@ -26,7 +26,7 @@ func (a *app) desktopCommand() *cobra.Command {
 		a.desktopDestroy(), a.desktopRename(), a.desktopSet(),
 		a.desktopScreenshot(), a.desktopClick(), a.desktopMove(), a.desktopDrag(), a.desktopScroll(),
 		a.desktopType(), a.desktopKey(), a.desktopActions(), a.desktopWindows(), a.desktopClipboard(), a.desktopResize(),
-		a.desktopExec(), a.desktopBash())
+		a.desktopExec(), a.desktopBash(), a.desktopLease())
 	for _, sub := range c.Commands() {
 		if strings.Contains(sub.Use, " DESKTOP") {
 			sub.ValidArgsFunction = a.completeDesktop
@@ -270,7 +270,11 @@ func (a *app) showDesktop(raw json.RawMessage) error {
 	if d.KeepAlive {
 		keep = "yes"
 	}
-	return a.facts("id", d.ID, "name", d.Name, "status", describe(d), "reason", d.Reason,
+	holder := ""
+	if d.Lease != nil {
+		holder = fmt.Sprintf("%s, until %s", d.Lease.Holder, exactTime(d.Lease.ExpiresAt))
+	}
+	return a.facts("id", d.ID, "name", d.Name, "status", describe(d), "reason", d.Reason, "input held by", holder,
 		"owner", d.Owner, "image", d.Image, "network", d.Network, "address", orDash(d.IPAddress),
 		"tier", d.Tier, "size", fmt.Sprintf("%d vCPU, %s memory, %s disk", d.VCPUs, humanBytes(d.MemoryBytes), humanBytes(d.DiskBytes)),
 		"accelerated", how, "keep alive", keep, "agent", agentInWords(d.Agent), "approval", approvalInWords(d.Approval), "created", humanTime(d.CreatedAt))

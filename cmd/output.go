@@ -104,6 +104,9 @@ func humanTime(t time.Time) string {
 	return t.Local().Format("2006-01-02 15:04")
 }
 
+// exactTime is for what is near.
+func exactTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+
 func humanDuration(d time.Duration) string {
 	if d < 10*time.Second {
 		return fmt.Sprintf("%.1f s", d.Seconds())

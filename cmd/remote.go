@@ -112,6 +112,9 @@ func (r *remote) send(ctx context.Context, req request) (*http.Response, error) 
 	if r.key != "" {
 		h.Header.Set("Authorization", "Bearer "+r.key)
 	}
+	if token := os.Getenv(leaseVariable); token != "" {
+		h.Header.Set("Bureau-Lease", token)
+	}
 	answer, err := r.http.Do(h)
 	if err != nil {
 		return nil, r.unreachable(ctx, err)

@@ -23,6 +23,7 @@ func runAgent(ctx context.Context, options AgentOptions, log *slog.Logger) error
 	return agent.Run(ctx, agent.Options{
 		Version: options.Version,
 		Port:    options.Port,
+		Models:  agent.DefaultModels,
 		OpenDisplay: func(ctx context.Context) (agent.Display, error) {
 			display, authority, err := x11.Find(ctx)
 			if err != nil {

@@ -34,11 +34,12 @@ const (
 	CanChat      Capability = "desktop:chat"
 	CanManage    Capability = "desktop:manage"
 	CanFiles     Capability = "desktop:files"
+	CanProvide   Capability = "provider:manage" // the caller's model providers, with their keys
 )
 
 // Capabilities lists all of them, in the order of the manual.
 func Capabilities() []Capability {
-	return []Capability{CanRead, CanLifecycle, CanControl, CanChat, CanManage, CanFiles}
+	return []Capability{CanRead, CanLifecycle, CanControl, CanChat, CanManage, CanFiles, CanProvide}
 }
 
 // DefaultCapabilities are those of a key made without naming any.
@@ -64,6 +65,8 @@ type Caller struct {
 	// Local is the operator on the host, over the administration socket: allowed everything, on
 	// every desktop.
 	Local bool
+	// Lease is the token of an input lease that the request carries; "" for none.
+	Lease string
 }
 
 // Can tells whether the caller has a capability.

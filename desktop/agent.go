@@ -63,9 +63,10 @@ type Agent interface {
 	Close() error
 }
 
-// AgentConnector makes a session of the byte stream that leads to an agent. It shakes hands,
-// brings an agent of another version up to the host's own, and returns once the agent answers; the
-// display may not yet. The connector owns the stream from then on and closes it on failure.
+// AgentConnector makes a session of the byte stream that leads to the agent of the named desktop. It
+// shakes hands, brings an agent of another version up to the host's own, and returns once the agent
+// answers; the display may not yet. The connector owns the stream from then on and closes it on
+// failure.
 type AgentConnector interface {
-	Connect(ctx context.Context, stream io.ReadWriteCloser) (Agent, error)
+	Connect(ctx context.Context, desktopID string, stream io.ReadWriteCloser) (Agent, error)
 }

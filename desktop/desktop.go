@@ -65,6 +65,8 @@ type Desktop struct {
 	Approval ApprovalPolicy `json:"approval" doc:"Which steps of its agent wait for a person's yes"`
 	Agent    ChatAgent      `json:"agent" doc:"Who answers its chat"`
 
+	Lease *Lease `json:"lease,omitempty" doc:"Who is alone at the desktop's input now; absent when nobody is"`
+
 	CreatedAt time.Time `json:"createdAt"`
 	UpdatedAt time.Time `json:"updatedAt" doc:"When what the owner asked for last changed"`
 }
@@ -111,6 +113,9 @@ type Record struct {
 	Boot Boot
 	// Failure, when not empty, is why the Manager gave up on the wish until the next request.
 	Failure string
+
+	// Lease is the last one that was taken of the desktop's input, also when it has expired.
+	Lease LeaseRecord
 
 	CreatedAt   time.Time
 	UpdatedAt   time.Time

@@ -291,11 +291,13 @@ func (s *fakeScreen) Close() error                             { s.once.Do(func(
 type fakeAgents struct {
 	late   chan struct{} // when not nil, agents are ready after one delivery of it
 	cursor func(context.Context) (*Cursor, error)
-	slow   time.Duration // what input takes
+	slow   time.Duration                                   // what input takes
+	act    func(context.Context, ...Action) (Acted, error) // when not nil, does input
+	exec   func(context.Context) (ExecResult, error)       // when not nil, runs commands
 }
 
-func (f fakeAgents) Connect(context.Context, io.ReadWriteCloser) (Agent, error) {
-	a := &fakeAgent{cursor: f.cursor, slow: f.slow, changed: make(chan struct{}, 1), done: make(chan struct{})}
+func (f fakeAgents) Connect(context.Context, string, io.ReadWriteCloser) (Agent, error) {
+	a := &fakeAgent{cursor: f.cursor, slow: f.slow, act: f.act, exec: f.exec, changed: make(chan struct{}, 1), done: make(chan struct{})}
 	a.ready.Store(f.late == nil)
 	if f.late != nil {
 		go func() {
@@ -317,6 +319,8 @@ type fakeAgent struct {
 	ready   atomic.Bool
 	cursor  func(context.Context) (*Cursor, error)
 	slow    time.Duration
+	act     func(context.Context, ...Action) (Acted, error)
+	exec    func(context.Context) (ExecResult, error)
 	changed chan struct{}
 	once    sync.Once
 	done    chan struct{}
@@ -334,10 +338,21 @@ func (a *fakeAgent) Cursor(ctx context.Context) (*Cursor, error) {
 func (a *fakeAgent) Changed() <-chan struct{} { return a.changed }
 func (a *fakeAgent) Done() <-chan struct{}    { return a.done }
 func (a *fakeAgent) Close() error             { a.once.Do(func() { close(a.done) }); return nil }
-func (a *fakeAgent) Act(context.Context, ...Action) (Acted, error) {
+func (a *fakeAgent) Act(ctx context.Context, actions ...Action) (Acted, error) {
+	if a.act != nil {
+		return a.act(ctx, actions...)
+	}
 	time.Sleep(a.slow)
 	return Acted{Cursor: Point{X: 1, Y: 2}, Synced: a.slow > 0}, nil
 }
+func (a *fakeAgent) Exec(ctx context.Context, _ Exec, _ func(Stream, []byte)) (ExecResult, error) {
+	return a.exec(ctx)
+}
+func (a *fakeAgent) SetClipboard(context.Context, string) error   { return nil }
+func (a *fakeAgent) ActivateWindow(context.Context, uint32) error { return nil }
+func (a *fakeAgent) CloseWindow(context.Context, uint32) error    { return nil }
+func (a *fakeAgent) Resize(context.Context, Size) error           { return nil }
+func (a *fakeAgent) Clipboard(context.Context) (string, error)    { return "copied", nil }
 func (a *fakeAgent) Capture(context.Context) (*Frame, error) {
 	return &Frame{Source: SourceAgent, Pixels: image.NewRGBA(image.Rect(0, 0, 4, 4))}, nil
 }

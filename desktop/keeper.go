@@ -39,6 +39,7 @@ type keeper struct {
 	answered  bool               // an agent was ready since the machine was last off
 	hindrance error              // why the last step failed; nil when it did not
 	interrupt context.CancelFunc // ends the step under way, when there is one
+	inputs    map[*underway]struct{}
 
 	session context.CancelFunc // ends the agent's session loop; the keeper's goroutine only
 	ended   chan struct{}      // closed by the session loop when it has ended
@@ -403,6 +404,9 @@ func (k *keeper) desktop() Desktop {
 	var agent AgentStatus
 	if k.agent != nil {
 		agent = k.agent.Status()
+	}
+	if lease := r.Lease; lease.heldAt(time.Now()) {
+		d.Lease = &lease.Lease
 	}
 	d.Status, d.Reason, d.BootStage = k.status(agent)
 	if k.hindrance != nil && d.Status != Failed {

@@ -442,25 +442,38 @@ func (m *Manager) request(ctx context.Context, caller Caller, id string, change 
 
 // Act does actions on a desktop, as Agent.Act does.
 func (m *Manager) Act(ctx context.Context, caller Caller, id string, actions ...Action) (Acted, error) {
-	agent, err := m.ready(caller, id)
+	k, agent, err := m.ready(caller, id)
 	if err != nil {
 		return Acted{}, err
 	}
-	return agent.Act(ctx, actions...)
+	if len(actions) == 0 { // which only tells where the pointer is
+		return agent.Act(ctx)
+	}
+	var acted Acted
+	err = k.input(ctx, caller, func(ctx context.Context) (err error) {
+		acted, err = agent.Act(ctx, actions...)
+		return err
+	})
+	return acted, err
 }
 
 // Exec runs a command on a desktop, as Agent.Exec does.
 func (m *Manager) Exec(ctx context.Context, caller Caller, id string, command Exec, output func(Stream, []byte)) (ExecResult, error) {
-	agent, err := m.ready(caller, id)
+	k, agent, err := m.ready(caller, id)
 	if err != nil {
 		return ExecResult{}, err
 	}
-	return agent.Exec(ctx, command, output)
+	var result ExecResult
+	err = k.command(ctx, caller, func(ctx context.Context) (err error) {
+		result, err = agent.Exec(ctx, command, output)
+		return err
+	})
+	return result, err
 }
 
 // Windows lists a desktop's windows, as Agent.Windows does.
 func (m *Manager) Windows(ctx context.Context, caller Caller, id string) ([]Window, error) {
-	agent, err := m.ready(caller, id)
+	_, agent, err := m.ready(caller, id)
 	if err != nil {
 		return nil, err
 	}
@@ -469,25 +482,25 @@ func (m *Manager) Windows(ctx context.Context, caller Caller, id string) ([]Wind
 
 // ActivateWindow gives a window of a desktop the focus, as Agent.ActivateWindow does.
 func (m *Manager) ActivateWindow(ctx context.Context, caller Caller, id string, window uint32) error {
-	agent, err := m.ready(caller, id)
+	k, agent, err := m.ready(caller, id)
 	if err != nil {
 		return err
 	}
-	return agent.ActivateWindow(ctx, window)
+	return k.input(ctx, caller, func(ctx context.Context) error { return agent.ActivateWindow(ctx, window) })
 }
 
 // CloseWindow asks for a window of a desktop to be closed, as Agent.CloseWindow does.
 func (m *Manager) CloseWindow(ctx context.Context, caller Caller, id string, window uint32) error {
-	agent, err := m.ready(caller, id)
+	k, agent, err := m.ready(caller, id)
 	if err != nil {
 		return err
 	}
-	return agent.CloseWindow(ctx, window)
+	return k.input(ctx, caller, func(ctx context.Context) error { return agent.CloseWindow(ctx, window) })
 }
 
 // Clipboard is the text on a desktop's clipboard, as Agent.Clipboard gives it.
 func (m *Manager) Clipboard(ctx context.Context, caller Caller, id string) (string, error) {
-	agent, err := m.ready(caller, id)
+	_, agent, err := m.ready(caller, id)
 	if err != nil {
 		return "", err
 	}
@@ -496,20 +509,20 @@ func (m *Manager) Clipboard(ctx context.Context, caller Caller, id string) (stri
 
 // SetClipboard puts a text on a desktop's clipboard, as Agent.SetClipboard does.
 func (m *Manager) SetClipboard(ctx context.Context, caller Caller, id, text string) error {
-	agent, err := m.ready(caller, id)
+	k, agent, err := m.ready(caller, id)
 	if err != nil {
 		return err
 	}
-	return agent.SetClipboard(ctx, text)
+	return k.input(ctx, caller, func(ctx context.Context) error { return agent.SetClipboard(ctx, text) })
 }
 
 // Resize gives a desktop's display a size, as Agent.Resize does.
 func (m *Manager) Resize(ctx context.Context, caller Caller, id string, size Size) error {
-	agent, err := m.ready(caller, id)
+	k, agent, err := m.ready(caller, id)
 	if err != nil {
 		return err
 	}
-	return agent.Resize(ctx, size)
+	return k.input(ctx, caller, func(ctx context.Context) error { return agent.Resize(ctx, size) })
 }
 
 // Frame is the present picture of a desktop whose machine is on, also before its agent is ready.
@@ -521,13 +534,14 @@ func (m *Manager) Frame(ctx context.Context, caller Caller, id string) (*Frame, 
 	return k.frame(ctx)
 }
 
-// ready is the agent of a desktop that can be controlled; Unavailable otherwise.
-func (m *Manager) ready(caller Caller, id string) (Agent, error) {
+// ready is the keeper and the agent of a desktop that can be controlled; Unavailable otherwise.
+func (m *Manager) ready(caller Caller, id string) (*keeper, Agent, error) {
 	k, err := m.find(caller, id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return k.readyAgent()
+	agent, err := k.readyAgent()
+	return k, agent, err
 }
 
 // Ready tells whether the appliance can serve: its store and its hypervisor answer.

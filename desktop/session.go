@@ -72,7 +72,7 @@ func (k *keeper) connect(ctx context.Context) (Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the agent's channel: %w", err)
 	}
-	agent, err := k.m.connector.Connect(ctx, stream)
+	agent, err := k.m.connector.Connect(ctx, k.id, stream)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the agent: %w", err)
 	}

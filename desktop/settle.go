@@ -146,11 +146,13 @@ func (m *Manager) ActAndSee(ctx context.Context, caller Caller, id string, settl
 	}
 	var acted *Acted
 	sight, err := k.look(ctx, settle, func() error {
-		done, err := agent.Act(ctx, actions...)
-		if err == nil {
-			acted = &done
-		}
-		return err
+		return k.input(ctx, caller, func(ctx context.Context) error {
+			done, err := agent.Act(ctx, actions...)
+			if err == nil {
+				acted = &done
+			}
+			return err
+		})
 	})
 	return acted, sight, err
 }

@@ -63,7 +63,7 @@ func TestAgentWithoutCgo(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if session, err = connector.Connect(ctx, stream); err != nil {
+		if session, err = connector.Connect(ctx, g.id, stream); err != nil {
 			return err
 		}
 		if s := session.Status(); s.Version != "e2e-nocgo" || !s.Ready {

@@ -10,7 +10,8 @@ import (
 )
 
 const desktopColumns = `id, owner, name, tier, image, image_digest, network, vcpus, memory_bytes, disk_bytes,
-	keep_alive, approval, agent, wish, boot, failure, created_at, updated_at, destroyed_at`
+	keep_alive, approval, agent, wish, boot, failure, created_at, updated_at, destroyed_at,
+	lease_holder, lease_user, lease_key, lease_token_hash, lease_taken_at, lease_expires_at`
 
 func scanDesktop(row scanner) (desktop.Record, error) {
 	var (
@@ -18,16 +19,24 @@ func scanDesktop(row scanner) (desktop.Record, error) {
 		approval, agent  jsonText
 		created, updated int64
 		destroyed        sql.NullInt64
+		taken, expires   sql.NullInt64
 	)
 	err := row.Scan(&r.ID, &r.Owner, &r.Name, &r.Tier, &r.Image, &r.ImageDigest, &r.Network,
 		&r.VCPUs, &r.MemoryBytes, &r.DiskBytes, &r.KeepAlive, &approval, &agent, &r.Wish, &r.Boot, &r.Failure,
-		&created, &updated, &destroyed)
+		&created, &updated, &destroyed,
+		&r.Lease.Holder, &r.Lease.UserID, &r.Lease.KeyID, &r.Lease.TokenHash, &taken, &expires)
 	if err == nil {
 		err = errors.Join(approval.into(&r.Approval), agent.into(&r.Agent))
 	}
 	r.CreatedAt, r.UpdatedAt = fromMoment(created), fromMoment(updated)
 	if t := fromMaybe(destroyed); t != nil {
 		r.DestroyedAt = *t
+	}
+	if t := fromMaybe(taken); t != nil {
+		r.Lease.TakenAt = *t
+	}
+	if t := fromMaybe(expires); t != nil {
+		r.Lease.ExpiresAt = *t
 	}
 	return r, err
 }
@@ -48,9 +57,10 @@ func (s *Store) InsertDesktop(ctx context.Context, r desktop.Record, limit int) 
 			}
 		}
 		_, err := tx.ExecContext(ctx,
-			`INSERT INTO desktops (`+desktopColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			`INSERT INTO desktops (`+desktopColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			r.ID, r.Owner, r.Name, r.Tier, r.Image, r.ImageDigest, r.Network, r.VCPUs, r.MemoryBytes, r.DiskBytes,
-			r.KeepAlive, asJSON(r.Approval), asJSON(r.Agent), r.Wish, r.Boot, r.Failure, moment(r.CreatedAt), moment(r.UpdatedAt), maybe(r.DestroyedAt))
+			r.KeepAlive, asJSON(r.Approval), asJSON(r.Agent), r.Wish, r.Boot, r.Failure, moment(r.CreatedAt), moment(r.UpdatedAt), maybe(r.DestroyedAt),
+			r.Lease.Holder, r.Lease.UserID, r.Lease.KeyID, r.Lease.TokenHash, maybe(r.Lease.TakenAt), maybe(r.Lease.ExpiresAt))
 		return err
 	})
 	switch {
@@ -81,11 +91,17 @@ func (s *Store) UpdateDesktop(ctx context.Context, id string, change func(*deskt
 		r.ID, r.Owner, r.CreatedAt = before.ID, before.Owner, before.CreatedAt // for good
 		_, err = tx.ExecContext(ctx,
 			`UPDATE desktops SET name = ?, tier = ?, image = ?, image_digest = ?, network = ?, vcpus = ?, memory_bytes = ?,
-				disk_bytes = ?, keep_alive = ?, approval = ?, agent = ?, wish = ?, boot = ?, failure = ?, updated_at = ?, destroyed_at = ? WHERE id = ?`,
+				disk_bytes = ?, keep_alive = ?, approval = ?, agent = ?, wish = ?, boot = ?, failure = ?, updated_at = ?, destroyed_at = ?,
+				lease_holder = ?, lease_user = ?, lease_key = ?, lease_token_hash = ?, lease_taken_at = ?, lease_expires_at = ? WHERE id = ?`,
 			r.Name, r.Tier, r.Image, r.ImageDigest, r.Network, r.VCPUs, r.MemoryBytes,
-			r.DiskBytes, r.KeepAlive, asJSON(r.Approval), asJSON(r.Agent), r.Wish, r.Boot, r.Failure, moment(r.UpdatedAt), maybe(r.DestroyedAt), id)
-		if err == nil && !r.DestroyedAt.IsZero() { // nobody can ask for its conversations any more
-			_, err = tx.ExecContext(ctx, `DELETE FROM chat_sessions WHERE desktop_id = ?`, id)
+			r.DiskBytes, r.KeepAlive, asJSON(r.Approval), asJSON(r.Agent), r.Wish, r.Boot, r.Failure, moment(r.UpdatedAt), maybe(r.DestroyedAt),
+			r.Lease.Holder, r.Lease.UserID, r.Lease.KeyID, r.Lease.TokenHash, maybe(r.Lease.TakenAt), maybe(r.Lease.ExpiresAt), id)
+		if err == nil && !r.DestroyedAt.IsZero() {
+			// Nobody is left to use the key that it was given, or to ask for its conversations.
+			_, err = tx.ExecContext(ctx, `DELETE FROM providers WHERE desktop = ?`, id)
+			if err == nil {
+				_, err = tx.ExecContext(ctx, `DELETE FROM chat_sessions WHERE desktop_id = ?`, id)
+			}
 		}
 		return err
 	})

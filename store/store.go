@@ -1,5 +1,6 @@
-// Package store keeps desktops, users, keys and conversations in SQLite. It is desktop.Store and
-// assistant.Store and nothing more: it holds no policy, and knows neither HTTP nor the hypervisor.
+// Package store keeps desktops, users and keys, the providers of models and what these took, and
+// conversations in SQLite. It is desktop.Store, provider.Store, usage.Store and assistant.Store and
+// nothing more: it holds no policy, and knows neither HTTP nor the hypervisor.
 //
 // There are two pools on one database in WAL mode. The writer has a single connection, so that
 // writes queue in this process instead of failing on SQLite's lock, and every one of its
@@ -27,7 +28,7 @@ import (
 	"bureau/desktop"
 )
 
-// Store is a desktop.Store in one SQLite file. It is safe for concurrent use.
+// Store is all of these in one SQLite file. It is safe for concurrent use.
 type Store struct {
 	writer *sql.DB
 	reader *sql.DB

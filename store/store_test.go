@@ -49,7 +49,9 @@ func record(id, owner string, created time.Time) desktop.Record {
 	return desktop.Record{ID: id, Owner: owner, Name: "Büro " + id, Tier: "pro", Image: "desktop", ImageDigest: "00ff",
 		Network: desktop.NetworkNAT, VCPUs: 4, MemoryBytes: 8 << 30, DiskBytes: 40 << 30, KeepAlive: true,
 		Approval: desktop.ApprovalPolicy{Shell: true, Patterns: []string{"rm"}}, Agent: desktop.ChatAgent{Kind: desktop.AgentCommand, Preset: desktop.PresetCodex},
-		Wish: desktop.WishRun, Boot: desktop.BootRestart, Failure: "because", CreatedAt: created, UpdatedAt: created}
+		Wish: desktop.WishRun, Boot: desktop.BootRestart, Failure: "because", CreatedAt: created, UpdatedAt: created,
+		Lease: desktop.LeaseRecord{TokenHash: "00ee", Lease: desktop.Lease{
+			Holder: "Änne", UserID: "usr-1", KeyID: "key-1", TakenAt: epoch, ExpiresAt: epoch.Add(time.Minute)}}}
 }
 
 func wantCode(t *testing.T, err error, code desktop.Code) {
@@ -75,12 +77,12 @@ func TestDesktopComesBackAsItWent(t *testing.T) {
 
 	changed, err := s.UpdateDesktop(t.Context(), "dt-1", func(r *desktop.Record) error {
 		r.Name, r.KeepAlive, r.Boot, r.Failure, r.Wish = "other", false, desktop.BootNone, "", desktop.WishDestroy
-		r.UpdatedAt, r.DestroyedAt = epoch.Add(time.Second), epoch.Add(2*time.Second)
+		r.UpdatedAt, r.DestroyedAt, r.Lease = epoch.Add(time.Second), epoch.Add(2*time.Second), desktop.LeaseRecord{}
 		r.ID, r.Owner = "dt-2", "usr-2" // which nobody may
 		return nil
 	})
 	want.Name, want.KeepAlive, want.Boot, want.Failure, want.Wish = "other", false, desktop.BootNone, "", desktop.WishDestroy
-	want.UpdatedAt, want.DestroyedAt = epoch.Add(time.Second), epoch.Add(2*time.Second)
+	want.UpdatedAt, want.DestroyedAt, want.Lease = epoch.Add(time.Second), epoch.Add(2*time.Second), desktop.LeaseRecord{}
 	if err != nil || !reflect.DeepEqual(changed, want) {
 		t.Fatalf("got %+v, %v\nwant %+v", changed, err, want)
 	}

@@ -1,6 +1,7 @@
 package apitest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"image"
@@ -10,23 +11,26 @@ import (
 	"sync"
 	"time"
 
+	"bureau/assistant/provider"
 	"bureau/desktop"
 )
 
 // World is a domain in memory: desktops that do at once what is asked of them, users and keys. It
 // is what the API's own tests talk to; it keeps what the domain promises the API, and no more.
 type World struct {
-	mu       sync.Mutex
-	desktops []desktop.Desktop // in the order of their making
-	users    []desktop.User
-	keys     map[string]desktop.Key // by secret
-	acted    []desktop.Action
-	ran      []desktop.Exec
-	settles  []time.Duration
-	windows  []desktop.Window
-	clip     string
-	size     desktop.Size // of every desktop's display
-	next     int
+	mu        sync.Mutex
+	desktops  []desktop.Desktop // in the order of their making
+	users     []desktop.User
+	keys      map[string]desktop.Key // by secret
+	providers []provider.Provider
+	acted     []desktop.Action
+	ran       []desktop.Exec
+	settles   []time.Duration
+	windows   []desktop.Window
+	clip      string
+	size      desktop.Size // of every desktop's display
+	next      int
+	leases    map[string]string // tokens, by desktop
 
 	// Frames is what the display shows; set it anew, never change it.
 	Shown *desktop.Frame
@@ -46,7 +50,7 @@ var DisplaySize = desktop.Size{Width: 320, Height: 200}
 
 // NewWorld makes an empty one.
 func NewWorld() *World {
-	return &World{keys: map[string]desktop.Key{}, size: DisplaySize,
+	return &World{keys: map[string]desktop.Key{}, leases: map[string]string{}, size: DisplaySize,
 		windows: []desktop.Window{
 			{ID: 7, Title: "Töpfe", Class: "Thunar", Kind: "normal", X: 10, Y: 20, Width: 100, Height: 80, Focused: true},
 			{ID: 9, Title: "Desktop", Class: "Xfdesktop", Kind: "desktop", Width: 320, Height: 200, Workspace: -1},
@@ -165,6 +169,49 @@ func (w *World) usable(caller desktop.Caller, id string) error {
 		return failure
 	}
 	return nil
+}
+
+// free is nil when the caller may use the desktop's input. The lock is held.
+func (w *World) free(caller desktop.Caller, id string) error {
+	d, err := w.find(caller, id)
+	if err != nil || d.Lease == nil || caller.Lease == w.leases[id] {
+		return err
+	}
+	failure := desktop.Errorf(desktop.Locked, "%s holds the desktop's input", d.Lease.Holder)
+	failure.Details = map[string]any{"holder": d.Lease.Holder, "expiresAt": d.Lease.ExpiresAt}
+	return failure
+}
+
+func (w *World) TakeLease(_ context.Context, caller desktop.Caller, id, holder string, duration time.Duration) (desktop.Lease, string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.enter("TakeLease"); err != nil {
+		return desktop.Lease{}, "", err
+	}
+	if err := w.free(caller, id); err != nil {
+		return desktop.Lease{}, "", err
+	}
+	d, err := w.find(caller, id)
+	if err != nil {
+		return desktop.Lease{}, "", err
+	}
+	if d.Lease == nil {
+		w.next++
+		w.leases[id] = fmt.Sprint("lease_", w.next)
+		d.Lease = &desktop.Lease{Holder: cmp.Or(holder, caller.User.Email), UserID: caller.User.ID, KeyID: caller.Key.ID, TakenAt: Epoch}
+	}
+	lease := *d.Lease // which others may be reading
+	lease.ExpiresAt = Epoch.Add(cmp.Or(duration, desktop.DefaultLease))
+	d.Lease = &lease
+	return lease, w.leases[id], nil
+}
+
+func (w *World) ReleaseLease(_ context.Context, caller desktop.Caller, id string) error {
+	_, err := w.change("ReleaseLease", caller, id, func(d *desktop.Desktop) error {
+		d.Lease = nil
+		return nil
+	})
+	return err
 }
 
 func (w *World) List(_ context.Context, caller desktop.Caller, page desktop.Page) ([]desktop.Desktop, bool, error) {
@@ -304,6 +351,9 @@ func (w *World) Act(_ context.Context, caller desktop.Caller, id string, actions
 	if err := w.usable(caller, id); err != nil {
 		return desktop.Acted{}, err
 	}
+	if err := w.free(caller, id); err != nil && len(actions) > 0 {
+		return desktop.Acted{}, err
+	}
 	at := desktop.Point{X: 10, Y: 10}
 	for i, action := range actions {
 		if action.Press != nil && slices.Contains(action.Press.Keys, "nokey") {
@@ -334,6 +384,9 @@ func (w *World) Exec(ctx context.Context, caller desktop.Caller, id string, comm
 	err := w.enter("Exec")
 	if err == nil {
 		err = w.usable(caller, id)
+	}
+	if err == nil {
+		err = w.free(caller, id)
 	}
 	if err == nil {
 		w.ran = append(w.ran, command)
@@ -392,6 +445,9 @@ func (w *World) session(method string, caller desktop.Caller, id string, do func
 		return err
 	}
 	if err := w.usable(caller, id); err != nil {
+		return err
+	}
+	if err := w.free(caller, id); err != nil && method != "Windows" && method != "Clipboard" {
 		return err
 	}
 	return do()

@@ -30,6 +30,15 @@ type Client struct {
 	base string
 	key  string
 	http *http.Client
+	// lease is the token of an input lease that goes with every request; "" for none.
+	lease string
+}
+
+// WithLease is the same client with the token of an input lease, as its holder.
+func (c *Client) WithLease(token string) *Client {
+	holder := *c
+	holder.lease = token
+	return &holder
 }
 
 // Option changes how a Client connects.
@@ -89,6 +98,9 @@ func (c *Client) sendWith(ctx context.Context, method, path string, body any, ac
 	}
 	if c.key != "" {
 		request.Header.Set("Authorization", "Bearer "+c.key)
+	}
+	if c.lease != "" {
+		request.Header.Set("Bureau-Lease", c.lease)
 	}
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
@@ -323,6 +335,17 @@ func (c *Client) SetClipboard(ctx context.Context, id, text string) error {
 // Resize changes the size of a desktop's display.
 func (c *Client) Resize(ctx context.Context, id string, size desktop.Size) error {
 	_, err := c.call(ctx, http.MethodPatch, at(id, "display"), api.DisplayRequest{Width: size.Width, Height: size.Height}, nil)
+	return err
+}
+
+// TakeLease takes the lease of a desktop's input, or renews the client's own; see WithLease.
+func (c *Client) TakeLease(ctx context.Context, id string, request api.LeaseRequest) (api.TakenLease, error) {
+	return get[api.TakenLease](ctx, c, http.MethodPost, at(id, "lease"), request)
+}
+
+// ReleaseLease ends it, whoever holds it.
+func (c *Client) ReleaseLease(ctx context.Context, id string) error {
+	_, err := c.call(ctx, http.MethodDelete, at(id, "lease"), nil, nil)
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"time"
 )
 
@@ -31,7 +32,20 @@ type Endpoint struct {
 	BaseURL string // the vendor's own when empty
 	Key     string // the credential; it never leaves the host and is never logged
 	Model   string // as the provider names it
+
+	Provider string // the id of who lends it
+	// Private tells that the operator has named the address: it may be the host itself, or on its
+	// networks. Any other is reached only where it is public.
+	Private bool
 }
+
+// String is an endpoint without its key, also for logs.
+func (e Endpoint) String() string {
+	return fmt.Sprintf("%s model %s of %s", e.Format, e.Model, e.Provider)
+}
+
+// LogValue is the same.
+func (e Endpoint) LogValue() slog.Value { return slog.StringValue(e.String()) }
 
 // Model answers conversations. Implementations are safe for concurrent use and keep no state of a
 // conversation.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -29,6 +30,7 @@ const DefaultSocket = "/run/bureau/admin.sock"
 // Config is every setting of the appliance.
 type Config struct {
 	Listen      string  `mapstructure:"listen"`
+	Hosts       string  `mapstructure:"hosts"` // separated by commas; see HostNames
 	AdminSocket string  `mapstructure:"adminSocket"`
 	DataDir     string  `mapstructure:"dataDir"`
 	Libvirt     Libvirt `mapstructure:"libvirt"`
@@ -43,8 +45,27 @@ type Config struct {
 	StopGrace   time.Duration `mapstructure:"stopGrace"`
 	BootTimeout time.Duration `mapstructure:"bootTimeout"`
 	ScreenIdle  time.Duration `mapstructure:"screenIdle"`
+	Models      Models        `mapstructure:"models"`
 	Chat        Chat          `mapstructure:"chat"`
 	Log         Log           `mapstructure:"log"`
+}
+
+// Models says how providers of models are reached and how much of them may be used.
+type Models struct {
+	Proxy            string      `mapstructure:"proxy"`
+	NoProxy          string      `mapstructure:"noProxy"`
+	PrivateAddresses bool        `mapstructure:"privateAddresses"`
+	OnlyConfigured   bool        `mapstructure:"onlyConfigured"`
+	Desktop          ModelLimits `mapstructure:"desktop"`
+	Owner            ModelLimits `mapstructure:"owner"`
+}
+
+// ModelLimits are how much one desktop, or one owner, may use; 0 is no limit.
+type ModelLimits struct {
+	RequestsPerMinute int `mapstructure:"requestsPerMinute"`
+	TokensPerMinute   int `mapstructure:"tokensPerMinute"`
+	RequestsPerDay    int `mapstructure:"requestsPerDay"`
+	TokensPerDay      int `mapstructure:"tokensPerDay"`
 }
 
 // Libvirt says which hypervisor to use and what of it is bureau's.
@@ -93,6 +114,7 @@ type setting struct {
 // settings are all but tiers, in the order of config.example.yaml.
 var settings = []setting{
 	{"listen", "127.0.0.1:7878", "address that the API listens on"},
+	{"hosts", "", "names under which a proxy on this host passes requests on, separated by commas"},
 	{"adminSocket", DefaultSocket, "Unix socket for administration on this host"},
 	{"dataDir", "/var/lib/bureau", "folder of the database"},
 	{"libvirt.uri", "qemu:///system", "libvirt's connection URI"},
@@ -107,6 +129,18 @@ var settings = []setting{
 	{"stopGrace", 30 * time.Second, "how long a guest may take to shut down before it is turned off"},
 	{"bootTimeout", 5 * time.Minute, "how long a desktop may take to become ready"},
 	{"screenIdle", 30 * time.Second, "how long a display nobody looks at stays connected"},
+	{"models.proxy", "", "URL of the proxy through which model providers are reached; none when empty"},
+	{"models.noProxy", "", "hosts and networks that are reached without it, separated by commas"},
+	{"models.privateAddresses", false, "let users' own model providers be at addresses that are not public"},
+	{"models.onlyConfigured", false, "lend programs in desktops only the models that the providers name"},
+	{"models.desktop.requestsPerMinute", 120, "requests of one desktop to models in a minute; 0 is no limit"},
+	{"models.desktop.tokensPerMinute", 2_000_000, "tokens of one desktop in a minute; 0 is no limit"},
+	{"models.desktop.requestsPerDay", 20_000, "requests of one desktop to models in a day; 0 is no limit"},
+	{"models.desktop.tokensPerDay", 100_000_000, "tokens of one desktop in a day; 0 is no limit"},
+	{"models.owner.requestsPerMinute", 600, "requests of one user's desktops to models in a minute; 0 is no limit"},
+	{"models.owner.tokensPerMinute", 10_000_000, "tokens of one user's desktops in a minute; 0 is no limit"},
+	{"models.owner.requestsPerDay", 100_000, "requests of one user's desktops to models in a day; 0 is no limit"},
+	{"models.owner.tokensPerDay", 500_000_000, "tokens of one user's desktops in a day; 0 is no limit"},
 	{"chat.maxSteps", 200, "steps that an agent may do for one message"},
 	{"chat.timeout", time.Hour, "how long an agent may take for one message"},
 	{"chat.maxTokens", 10_000_000, "tokens that one message to an agent may take; 0 is no limit"},
@@ -133,11 +167,20 @@ func (c Config) DesktopTiers() map[string]desktop.Tier {
 	return tiers
 }
 
+// HostNames are the names in Hosts.
+func (c Config) HostNames() []string {
+	return strings.FieldsFunc(c.Hosts, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
 // Database is the path of the database.
 func (c Config) Database() string { return filepath.Join(c.DataDir, "bureau.db") }
 
+// MasterKeys is the path of the file with the keys that the model providers' keys are sealed with.
+func (c Config) MasterKeys() string { return filepath.Join(c.DataDir, "master.keys") }
+
 var (
 	prefixRule = regexp.MustCompile(`^[a-z][a-z0-9-]{0,15}$`)
+	hostRule   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
 	nameRule   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 )
 
@@ -152,6 +195,11 @@ func (c Config) Validate() error {
 		return invalid("listen", c.Listen, "an address and a port, such as 127.0.0.1:7878")
 	} else if host != "" && host != "localhost" && net.ParseIP(host) == nil {
 		return invalid("listen", c.Listen, "an IP address, localhost, or nothing before the port")
+	}
+	for _, host := range c.HostNames() {
+		if !hostRule.MatchString(host) {
+			return invalid("hosts", c.Hosts, "host names without ports, such as bureau.example.org, separated by commas")
+		}
 	}
 	for name, path := range map[string]string{
 		"adminSocket": c.AdminSocket, "dataDir": c.DataDir, "libvirt.pool.path": c.Libvirt.Pool.Path,
@@ -197,7 +245,27 @@ func (c Config) Validate() error {
 	case c.Log.Format != "text" && c.Log.Format != "json":
 		return invalid("log.format", c.Log.Format, "text or json")
 	}
+	if err := c.Models.validate(); err != nil {
+		return err
+	}
 	return c.validateTiers()
+}
+
+func (m Models) validate() error {
+	if u, err := url.Parse(m.Proxy); m.Proxy != "" && (err != nil || u.Host == "" || !slices.Contains([]string{"http", "https", "socks5"}, u.Scheme)) {
+		return invalid("models.proxy", m.Proxy, "an address such as http://proxy.example.org:3128")
+	}
+	for key, n := range map[string]int{
+		"desktop.requestsPerMinute": m.Desktop.RequestsPerMinute, "desktop.tokensPerMinute": m.Desktop.TokensPerMinute,
+		"desktop.requestsPerDay": m.Desktop.RequestsPerDay, "desktop.tokensPerDay": m.Desktop.TokensPerDay,
+		"owner.requestsPerMinute": m.Owner.RequestsPerMinute, "owner.tokensPerMinute": m.Owner.TokensPerMinute,
+		"owner.requestsPerDay": m.Owner.RequestsPerDay, "owner.tokensPerDay": m.Owner.TokensPerDay,
+	} {
+		if n < 0 {
+			return invalid("models."+key, n, "a number, or 0 for no limit")
+		}
+	}
+	return nil
 }
 
 func (c Config) validateTiers() error {

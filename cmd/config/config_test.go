@@ -136,6 +136,8 @@ func TestFaultsNameTheSetting(t *testing.T) {
 		"acceleration":     {"acceleration: hvf", "setting acceleration is"},
 		"network":          {"network: bridge", "setting network is"},
 		"rate":             {"rateLimit: -1", "setting rateLimit is"},
+		"proxy":            {"models: {proxy: proxy.example.org}", "setting models.proxy is"},
+		"model limit":      {"models: {owner: {tokensPerDay: -1}}", "setting models.owner.tokensPerDay is"},
 		"no number":        {"rateLimit: many", "rateLimit"},
 		"no unit":          {"stopGrace: 30", `"30" is not a time`},
 		"short":            {"stopGrace: 1ms", "setting stopGrace is"},

@@ -28,6 +28,8 @@ func AddFlags(flags *pflag.FlagSet) {
 			flags.String(s.name, value, s.usage)
 		case int:
 			flags.Int(s.name, value, s.usage)
+		case bool:
+			flags.Bool(s.name, value, s.usage)
 		case time.Duration:
 			flags.Duration(s.name, value, s.usage)
 		}
@@ -228,16 +230,32 @@ type Value struct {
 // Values are all settings in effect, by the names and in the notation of a config.yaml.
 func (c Config) Values() []Value {
 	values := []Value{
-		{"listen", c.Listen}, {"adminSocket", c.AdminSocket}, {"dataDir", c.DataDir},
+		{"listen", c.Listen}, {"hosts", c.Hosts}, {"adminSocket", c.AdminSocket}, {"dataDir", c.DataDir},
 		{"libvirt.uri", c.Libvirt.URI}, {"libvirt.prefix", c.Libvirt.Prefix},
 		{"libvirt.pool.name", c.Libvirt.Pool.Name}, {"libvirt.pool.path", c.Libvirt.Pool.Path},
 		{"acceleration", c.Acceleration}, {"image", c.Image}, {"network", c.Network},
 		{"defaultTier", c.DefaultTier}, {"rateLimit", strconv.Itoa(c.RateLimit)},
 		{"stopGrace", c.StopGrace.String()}, {"bootTimeout", c.BootTimeout.String()}, {"screenIdle", c.ScreenIdle.String()},
+		{"models.proxy", c.Models.Proxy}, {"models.noProxy", c.Models.NoProxy},
+		{"models.privateAddresses", strconv.FormatBool(c.Models.PrivateAddresses)}, {"models.onlyConfigured", strconv.FormatBool(c.Models.OnlyConfigured)},
 		{"chat.maxSteps", strconv.Itoa(c.Chat.MaxSteps)}, {"chat.timeout", c.Chat.Timeout.String()},
 		{"chat.maxTokens", strconv.Itoa(c.Chat.MaxTokens)}, {"chat.approvalTimeout", c.Chat.ApprovalTimeout.String()},
 		{"chat.desktopWait", c.Chat.DesktopWait.String()},
 		{"log.level", strings.ToLower(c.Log.Level.String())}, {"log.format", c.Log.Format},
+	}
+	for _, whose := range []struct {
+		name   string
+		limits ModelLimits
+	}{{"desktop", c.Models.Desktop}, {"owner", c.Models.Owner}} {
+		for _, limit := range []struct {
+			name string
+			n    int
+		}{
+			{"requestsPerMinute", whose.limits.RequestsPerMinute}, {"tokensPerMinute", whose.limits.TokensPerMinute},
+			{"requestsPerDay", whose.limits.RequestsPerDay}, {"tokensPerDay", whose.limits.TokensPerDay},
+		} {
+			values = append(values, Value{"models." + whose.name + "." + limit.name, strconv.Itoa(limit.n)})
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Tiers)) {
 		t := c.Tiers[name]
