@@ -51,6 +51,17 @@ func (s *Store) InsertProvider(ctx context.Context, r provider.Record, limit int
 		if r.DesktopID == "" && count >= limit {
 			return desktop.Errorf(desktop.Conflict, "there are %d of at most %d providers: remove one first", count, limit)
 		}
+		if r.DesktopID != "" {
+			// A desktop that has been destroyed meanwhile is given no key: nobody would take it away again.
+			var alive int
+			err := tx.QueryRowContext(ctx, `SELECT count(*) FROM desktops WHERE id = ? AND destroyed_at IS NULL`, r.DesktopID).Scan(&alive)
+			if err != nil {
+				return err
+			}
+			if alive == 0 {
+				return desktop.Errorf(desktop.NotFound, "there is no desktop %s", r.DesktopID)
+			}
+		}
 		_, err = tx.ExecContext(ctx,
 			`INSERT INTO providers (id, owner, desktop, name, kind, base_url, model, fallback_model, fallback_provider,
 				sealed, key_end, private, preferred_at, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,

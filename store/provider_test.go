@@ -97,6 +97,7 @@ func TestProviders(t *testing.T) {
 	}
 	_, err = s.Provider(ctx, "prv-4")
 	wantCode(t, err, desktop.NotFound)
+	wantCode(t, s.InsertProvider(ctx, own, 9), desktop.NotFound)
 	if got := ids(s.AllProviders(ctx)); got != "prv-3 prv-5 prv-2" && got != "prv-3 prv-2 prv-5" {
 		t.Errorf("left are %s", got)
 	}

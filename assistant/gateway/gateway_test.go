@@ -34,12 +34,12 @@ type bench struct {
 	url     string // of the gateway, as the guest reaches it
 	gateway *Gateway
 	logs    *lockedBuffer
-	answer  http.HandlerFunc // the provider's
 
 	mu      sync.Mutex
 	asked   []*http.Request // what the provider got, bodies read
 	bodies  []string
-	allowed error // what Allow says
+	answer  http.HandlerFunc // the provider's
+	allowed error            // what Allow says
 	used    chan used
 	chains  map[model.Format][]model.Endpoint
 }
@@ -73,8 +73,9 @@ func newBench(t *testing.T, change func(*Options)) *bench {
 		body, _ := io.ReadAll(r.Body)
 		b.mu.Lock()
 		b.asked, b.bodies = append(b.asked, r), append(b.bodies, string(body))
+		answer := b.answer
 		b.mu.Unlock()
-		b.answer(w, r)
+		answer(w, r)
 	}))
 	t.Cleanup(provider.Close)
 	for _, f := range model.Formats() {
@@ -90,10 +91,10 @@ func newBench(t *testing.T, change func(*Options)) *bench {
 		change(&o)
 	}
 	b.gateway = New(o)
-	b.answer = func(w http.ResponseWriter, _ *http.Request) {
+	b.answers(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		io.WriteString(w, `{}`)
-	}
+	})
 	return b
 }
 
@@ -132,6 +133,13 @@ func (b *bench) last() (*http.Request, string) {
 		b.t.Fatal("the provider was not asked")
 	}
 	return b.asked[len(b.asked)-1], b.bodies[len(b.bodies)-1]
+}
+
+// answers says what the provider does from now on.
+func (b *bench) answers(with http.HandlerFunc) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.answer = with
 }
 
 func (b *bench) count() int {
@@ -333,9 +341,11 @@ func TestVendorForms(t *testing.T) {
 	if response.StatusCode != http.StatusTooManyRequests || response.Header.Get("Retry-After") != "90" || !strings.Contains(text, `"rate_limit_error"`) {
 		t.Errorf("over a limit: %s %v %s", response.Status, response.Header, text)
 	}
-	b.allowed = errors.New("the disk is full at /var/lib/secret")
-	if response, text := b.do("POST", messages, ask); response.StatusCode != 500 || strings.Contains(text, "disk") {
-		t.Errorf("for a fault: %s %s", response.Status, text)
+	for _, fault := range []error{errors.New("the disk is full at /var/lib/secret"), desktop.Errorf(desktop.Unavailable, "the disk of prv-1 is away")} {
+		b.allowed = fault
+		if response, text := b.do("POST", messages, ask); response.StatusCode < 500 || strings.Contains(text, "disk ") {
+			t.Errorf("for a fault: %s %s", response.Status, text)
+		}
 	}
 }
 
@@ -385,7 +395,7 @@ func TestProvidersFailures(t *testing.T) {
 		}, 502, "not asked for"},
 		"gone": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 502, "cannot be reached"},
 	} {
-		b.answer = c.answer
+		b.answers(c.answer)
 		response, text := b.do("POST", messages, ask)
 		if response.StatusCode != c.status || !strings.Contains(text, c.says) {
 			t.Errorf("%s: %s %s", name, response.Status, text)
@@ -397,12 +407,12 @@ func TestProvidersFailures(t *testing.T) {
 			}
 		}
 	}
-	b.answer = func(w http.ResponseWriter, _ *http.Request) { // a body that breaks off
+	b.answers(func(w http.ResponseWriter, _ *http.Request) { // a body that breaks off
 		w.Header().Set("Content-Type", "text/event-stream")
 		io.WriteString(w, "data: {}\n\n")
 		http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
-	}
+	})
 	r, _ := http.NewRequest("POST", b.url+messages, strings.NewReader(ask))
 	response, err := http.DefaultTransport.RoundTrip(r)
 	if err != nil {
@@ -432,14 +442,14 @@ func TestFallsBack(t *testing.T) {
 		"/gemini/v1beta/models/main:generateContent": ask,
 	} {
 		before := b.count()
-		b.answer = func(w http.ResponseWriter, _ *http.Request) {
+		b.answers(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			if b.count() == before+1 {
 				w.WriteHeader(http.StatusServiceUnavailable)
 				return
 			}
 			io.WriteString(w, `{}`)
-		}
+		})
 		response, text := b.do("POST", path, ask)
 		got, sent := b.last()
 		if response.StatusCode != 200 || b.count() != before+2 || sent != want || strings.HasPrefix(path, "/gemini") && !strings.Contains(got.RequestURI, "models/second:") {
@@ -493,13 +503,13 @@ func TestStreamsUnbuffered(t *testing.T) {
 			t.Fatal(err)
 		}
 		pieces := make(chan []byte)
-		b.answer = func(w http.ResponseWriter, _ *http.Request) {
+		b.answers(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", map[string]string{".sse": "text/event-stream; charset=utf-8", ".json": "application/json"}[filepath.Ext(name)])
 			for piece := range pieces {
 				w.Write(piece)
 				http.NewResponseController(w).Flush()
 			}
-		}
+		})
 		body := `{"model":"other","stream":true,"stream_options":{"include_usage":true}}`
 		r, _ := http.NewRequestWithContext(t.Context(), "POST", b.url+call.path, strings.NewReader(body))
 		asking := make(chan *http.Response)
@@ -547,13 +557,13 @@ func TestAsksForUsage(t *testing.T) {
 	}
 	for _, newline := range []string{"\n", "\r\n"} {
 		stream := strings.ReplaceAll(string(text), "\n", newline)
-		b.answer = func(w http.ResponseWriter, _ *http.Request) {
+		b.answers(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			for i := range len(stream) {
 				io.WriteString(w, stream[i:i+1])
 				http.NewResponseController(w).Flush()
 			}
-		}
+		})
 		response, got := b.do("POST", "/openai/v1/chat/completions", `{"model":"main", "stream": true}`)
 		if response.StatusCode != 200 || strings.Contains(got, "prompt_tokens") || !strings.Contains(got, "Hello") || !strings.HasSuffix(strings.TrimSpace(got), "data: [DONE]") {
 			t.Errorf("%s\n%s", response.Status, got)
@@ -571,13 +581,13 @@ func TestAsksForUsage(t *testing.T) {
 func TestGuestGoesAway(t *testing.T) {
 	b := newBench(t, nil).serve()
 	gone := make(chan struct{})
-	b.answer = func(w http.ResponseWriter, r *http.Request) {
+	b.answers(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		io.WriteString(w, `data: {"type":"message_start","message":{"model":"m","usage":{"input_tokens":9,"output_tokens":1}}}`+"\n\n")
 		http.NewResponseController(w).Flush()
 		<-r.Context().Done()
 		close(gone)
-	}
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	r, _ := http.NewRequestWithContext(ctx, "POST", b.url+messages, strings.NewReader(ask))
 	response, err := http.DefaultTransport.RoundTrip(r)
@@ -605,13 +615,13 @@ func TestProviderFallsSilent(t *testing.T) {
 	b.gateway.limits.silent = 50 * time.Millisecond
 	b.serve()
 	gone := make(chan struct{}, 1)
-	b.answer = func(w http.ResponseWriter, r *http.Request) {
+	b.answers(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		io.WriteString(w, ": hello\n\n")
 		http.NewResponseController(w).Flush()
 		<-r.Context().Done()
 		gone <- struct{}{}
-	}
+	})
 	r, _ := http.NewRequestWithContext(t.Context(), "POST", b.url+messages, strings.NewReader(ask))
 	response, err := http.DefaultTransport.RoundTrip(r)
 	if err != nil {
@@ -663,7 +673,7 @@ func TestHostileGuest(t *testing.T) {
 	var mu sync.Mutex
 	under, most := 0, 0
 	let := make(chan struct{})
-	b.answer = func(w http.ResponseWriter, _ *http.Request) {
+	b.answers(func(w http.ResponseWriter, _ *http.Request) {
 		mu.Lock()
 		under++
 		most = max(most, under)
@@ -673,7 +683,7 @@ func TestHostileGuest(t *testing.T) {
 		under--
 		mu.Unlock()
 		io.WriteString(w, "{}")
-	}
+	})
 	statuses := make(chan int, 1000)
 	handler := b.gateway.For("dt-1")
 	for range cap(statuses) {

@@ -56,7 +56,7 @@ func refusal(err error) *denial {
 	case errors.As(err, &known) && known.Code == desktop.RateLimited:
 		d.status, d.message, d.retryAfter = http.StatusTooManyRequests, known.Message, known.RetryAfter
 	case errors.As(err, &known) && known.Code != desktop.Internal:
-		d.status, d.message, d.retryAfter = http.StatusServiceUnavailable, known.Message, 5*time.Second
+		d.status, d.message, d.retryAfter = http.StatusServiceUnavailable, "this desktop's host cannot lend models just now; its log says why", 5*time.Second
 	}
 	return d
 }

@@ -23,7 +23,7 @@ type Scope struct{ Owner, DesktopID string }
 // Store keeps providers. Every method is one transaction.
 type Store interface {
 	// InsertProvider is Conflict when its scope has one of that name, a desktop any, or an owner limit
-	// of them.
+	// of them, and NotFound when the owner or the desktop is not there, or no longer.
 	InsertProvider(ctx context.Context, record Record, limit int) error
 	// UpdateProvider reads, changes and writes one; an error of change undoes it and is returned as it
 	// is. NotFound for an unknown id.

@@ -24,5 +24,6 @@
 //
 // Each request that is in order takes the next step. With Script.Stateless the step is instead the one
 // after as many as the conversation has answers of the model, so that conversations do not disturb
-// each other and a server may be restarted in their middle; failures then last for ever.
+// each other and a server may be restarted in their middle; failures then last for ever. A request that
+// offers no tools, such as model.Check's, takes no step that has calls, and is told OK.
 package modeltest

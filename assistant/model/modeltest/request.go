@@ -31,7 +31,7 @@ type Request struct {
 	Messages []model.Message
 	Header   http.Header
 	Body     json.RawMessage
-	// Step is that of the script that it took, and Usage what it was told to have used.
+	// Step is that of the script that it took, -1 when it took none, and Usage what it was told to have used.
 	Step  int
 	Usage model.Usage
 	// Problem is what was wrong with it.

@@ -326,6 +326,9 @@ func TestDemo(t *testing.T) {
 	defer host.Close()
 	for _, format := range model.Formats() {
 		t.Run(string(format), func(t *testing.T) {
+			if said, err := model.Check(t.Context(), modeltest.Endpoint(format, host.URL, key), nil, slog.New(slog.DiscardHandler)); err != nil {
+				t.Errorf("%q, %v", said, err)
+			}
 			m, err := model.New(modeltest.Endpoint(format, host.URL, key), nil, slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
