@@ -60,9 +60,6 @@ func (t *turn) runCommand(ctx context.Context) error {
 	if err := t.keep(ctx, message, nil); err != nil {
 		return err
 	}
-	if err := t.allowed(ctx); err != nil {
-		return err
-	}
 	script := agent.Command
 	if agent.Preset != "" {
 		script = presets[agent.Preset]
