@@ -121,7 +121,7 @@ func routes(t *testing.T, s *Server) []string {
 
 // fill puts names of things that a bench has into a path.
 func fill(path, id string) string {
-	return strings.NewReplacer("{id}", id, "{windowId}", "7", "{name}", "not-found",
+	return strings.NewReplacer("{id}", id, "{windowId}", "7", "{providerId}", "prv-1", "{name}", "not-found",
 		"{sessionId}", "ses-"+id, "{turnId}", "turn-"+id, "{approvalId}", "apr-"+id).Replace(path)
 }
 

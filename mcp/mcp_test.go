@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -690,5 +692,32 @@ func TestLongOutputIsCutInItsMiddle(t *testing.T) {
 	}
 	if shorten("short") != "short" {
 		t.Error("a short text was changed")
+	}
+}
+
+// TestManualAgreesWithCode: docs/mcp.md lists the tools and the resources that there are.
+func TestManualAgreesWithCode(t *testing.T) {
+	manual, err := os.ReadFile("../docs/mcp.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile("`([a-z_]+)`")
+	for _, capability := range desktop.Capabilities() {
+		row := regexp.MustCompile("(?m)^\\| `" + string(capability) + "` \\|(.*)$").FindSubmatch(manual)
+		var listed []string
+		if row != nil {
+			for _, name := range names.FindAllSubmatch(row[1], -1) {
+				listed = append(listed, string(name[1]))
+			}
+		}
+		slices.Sort(listed)
+		if !slices.Equal(listed, toolsFor[capability]) {
+			t.Errorf("with %s the manual has %v, the code %v", capability, listed, toolsFor[capability])
+		}
+	}
+	for _, uri := range []string{desktopsURI, desktopURI, screenURI, chatURI} {
+		if !bytes.Contains(manual, []byte("`"+strings.ReplaceAll(uri, "{id}", "ID")+"`")) {
+			t.Errorf("the manual does not have %s", uri)
+		}
 	}
 }
