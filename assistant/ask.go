@@ -54,6 +54,9 @@ func (t *turn) askEndpoint(ctx context.Context) (model.Response, error) {
 	}
 	shortened, backoff := false, firstBackoff
 	for attempt := 1; ; attempt++ {
+		if err := t.allowed(ctx); err != nil {
+			return model.Response{}, err
+		}
 		told := false
 		response, err := m.Next(ctx, t.request(), func(delta model.Delta) {
 			switch {

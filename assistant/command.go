@@ -27,12 +27,41 @@ const (
 )
 
 // presets are the command lines of programs whose output is understood. SESSION is the program's own
-// session, to go on with when RESUME is set. The desktop is the sandbox that they work in.
+// session, to go on with when RESUME is set; MODEL is what to ask for, if it is known. The desktop is the
+// sandbox that they work in. Codex finds no address in its environment, so it is given the gateway's,
+// unless its user has a key of their own.
 var presets = map[string]string{
-	desktop.PresetClaudeCode: `if [ -n "$RESUME" ]; then set -- --resume "$SESSION"; else set -- --session-id "$SESSION"; fi
+	desktop.PresetClaudeCode: `export CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 DISABLE_AUTOUPDATER=1
+if [ -n "$MODEL" ]; then set -- --model "$MODEL"; fi
+if [ -n "$RESUME" ]; then set -- "$@" --resume "$SESSION"; else set -- "$@" --session-id "$SESSION"; fi
 exec claude -p --output-format stream-json --verbose --include-partial-messages --dangerously-skip-permissions "$@"`,
-	desktop.PresetCodex: `if [ -n "$RESUME" ]; then set -- resume "$SESSION" -; else set -- -; fi
-exec codex exec --json --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox "$@"`,
+	desktop.PresetCodex: `set -- -c check_for_update_on_startup=false -c analytics.enabled=false -c features.plugins=false
+if [ "$OPENAI_API_KEY" = lent-by-bureau ]; then
+	set -- "$@" -c 'model_provider="bureau"' -c 'model_providers.bureau.name="bureau"' -c 'model_providers.bureau.wire_api="responses"' \
+		-c "model_providers.bureau.base_url=\"$OPENAI_BASE_URL\"" -c 'model_providers.bureau.env_key="OPENAI_API_KEY"'
+fi
+if [ -n "$MODEL" ]; then set -- "$@" --model "$MODEL"; fi
+set -- "$@" --json --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox
+if [ -n "$RESUME" ]; then exec codex exec "$@" resume "$SESSION" -; else exec codex exec "$@" -; fi`,
+}
+
+// presetFormats are what the presets' programs speak.
+var presetFormats = map[string]model.Format{desktop.PresetClaudeCode: model.Anthropic, desktop.PresetCodex: model.OpenAI}
+
+// presetModel is the model that a preset's program is to ask for: the one that was wanted, else the
+// first that is configured and speaks its format.
+func (t *turn) presetModel(ctx context.Context) string {
+	if t.prompt.Model != "" {
+		return t.prompt.Model
+	}
+	// Without any the program has its own, and its own way to them.
+	endpoints, _ := t.s.Providers.Endpoints(ctx, t.desktop.Owner, t.desktop.ID)
+	for _, endpoint := range endpoints {
+		if endpoint.Format == presetFormats[t.desktop.Agent.Preset] {
+			return endpoint.Model
+		}
+	}
+	return ""
 }
 
 // threadFile is where the id of a program's session is kept that it chose itself: in the desktop, whose
@@ -60,9 +89,6 @@ func (t *turn) runCommand(ctx context.Context) error {
 	if err := t.keep(ctx, message, nil); err != nil {
 		return err
 	}
-	if err := t.allowed(ctx); err != nil {
-		return err
-	}
 	script := agent.Command
 	if agent.Preset != "" {
 		script = presets[agent.Preset]
@@ -82,6 +108,9 @@ func (t *turn) runCommand(ctx context.Context) error {
 	if len(env["BUREAU_PROMPT"]) > 100_000 { // the kernel takes no longer ones
 		delete(env, "BUREAU_PROMPT")
 	}
+	if agent.Preset != "" {
+		env["MODEL"] = t.presetModel(ctx)
+	}
 	follow := &follower{t: t, preset: agent.Preset, open: map[string]Step{}}
 	switch agent.Preset {
 	case desktop.PresetClaudeCode:
@@ -96,6 +125,13 @@ func (t *turn) runCommand(ctx context.Context) error {
 		}
 		if threadRule.MatchString(result.Stdout) {
 			env["SESSION"], env["RESUME"] = result.Stdout, "1"
+			before, err := t.s.Store.Turns(ctx, t.sessionID)
+			if err != nil {
+				return err
+			}
+			for _, turn := range before {
+				follow.before = follow.before.Add(turn.Usage)
+			}
 		}
 	}
 	result, err := t.work.Exec(ctx, desktop.Exec{Script: script, Bash: true, Stdin: textOf(message), Env: env, Timeout: t.prompt.Timeout}, follow.output)
@@ -157,6 +193,7 @@ type follower struct {
 	thread  string
 	failure string
 	open    map[string]Step // steps that have not ended, by the program's id
+	before  model.Usage     // of earlier turns, where the program counts through
 }
 
 func (f *follower) output(stream desktop.Stream, data []byte) {
@@ -254,6 +291,9 @@ func (f *follower) done(id, text string, failed bool) {
 }
 
 func (f *follower) spent(usage model.Usage) {
+	usage.Input = max(0, usage.Input-f.before.Input)
+	usage.CacheRead = max(0, usage.CacheRead-f.before.CacheRead)
+	usage.Output = max(0, usage.Output-f.before.Output)
 	f.t.change(func(r *Turn) { r.Usage = usage })
 	f.t.journal.add(EventUsage, map[string]any{"usage": usage, "model": f.t.snapshot().Model})
 }
@@ -415,10 +455,13 @@ func (f *follower) codex(line []byte) {
 		case "error", "todo_list":
 		default:
 			var whole struct {
-				Item json.RawMessage `json:"item"`
+				Item map[string]any `json:"item"`
 			}
 			_ = json.Unmarshal(line, &whole)
-			f.begin(e.Item.ID, e.Item.Type, whole.Item)
+			for _, name := range []string{"id", "type", "status", "aggregated_output", "exit_code", "result", "error"} {
+				delete(whole.Item, name) // which are not what it was asked to do
+			}
+			f.begin(e.Item.ID, e.Item.Type, asJSON(whole.Item))
 			if e.Type == "item.completed" {
 				f.done(e.Item.ID, e.Item.Output, e.Item.Status == "failed" || e.Item.ExitCode != nil && *e.Item.ExitCode != 0)
 			}

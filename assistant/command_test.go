@@ -126,6 +126,9 @@ END`)
 	b.wait(b.begin(assistant.Prompt{Message: "And now?", SessionID: turn.SessionID}))
 	arguments, _ := os.ReadFile(filepath.Join(b.desk.home, "arguments"))
 	lines := strings.Split(strings.TrimSpace(string(arguments)), "\n")
+	if !strings.Contains(lines[0], "--model first ") { // the bench's provider speaks Anthropic's format
+		t.Errorf("called with %q", lines)
+	}
 	_, begun, _ := strings.Cut(lines[0], "--session-id ")
 	_, resumed, _ := strings.Cut(lines[1], "--resume ")
 	if len(lines) != 2 || begun == "" || begun != resumed || len(begun) != 36 {
@@ -163,7 +166,10 @@ END`)
 	if got := kinds(b.events(turn, 0)); got != "turn reasoning tool.call tool.result text message usage done" {
 		t.Errorf("events %s", got)
 	}
-	b.wait(b.begin(assistant.Prompt{Message: "And now?", SessionID: turn.SessionID}))
+	next := b.wait(b.begin(assistant.Prompt{Message: "And now?", SessionID: turn.SessionID}))
+	if next.Usage != (model.Usage{}) { // it tells all of its session's, which has not grown here
+		t.Errorf("used %+v", next.Usage)
+	}
 	arguments, _ := os.ReadFile(filepath.Join(b.desk.home, "arguments"))
 	lines := strings.Split(strings.TrimSpace(string(arguments)), "\n")
 	if !strings.HasSuffix(lines[0], "-sandbox -") || !strings.HasSuffix(lines[1], "-sandbox resume 0199a213-81c0-7800-8aa1-bbab2a035a53 -") {

@@ -36,6 +36,7 @@ type bench struct {
 	script   []answer
 	endpoint []string // the models that were asked
 	budget   error    // of Allow
+	allowed  int      // calls of it
 	recorded model.Usage
 	slept    []time.Duration
 }
@@ -117,6 +118,7 @@ func (b *bench) Endpoints(context.Context, string, string) ([]model.Endpoint, er
 func (b *bench) Allow(context.Context, string, string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.allowed++
 	return b.budget
 }
 

@@ -197,9 +197,6 @@ func (t *turn) runLoop(ctx context.Context) error {
 		return err
 	}
 	for {
-		if err := t.allowed(ctx); err != nil {
-			return err
-		}
 		response, err := t.ask(ctx)
 		if err != nil {
 			return err
@@ -233,7 +230,7 @@ func (t *turn) runLoop(ctx context.Context) error {
 	}
 }
 
-// allowed is nil while the turn may ask the model again.
+// allowed is nil while the turn may ask a model; the meter counts each request.
 func (t *turn) allowed(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

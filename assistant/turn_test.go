@@ -270,6 +270,9 @@ func TestProviderFailures(t *testing.T) {
 			if c.waits != nil && !c.waits(b.slept) {
 				t.Errorf("waited %v", b.slept)
 			}
+			if b.allowed != len(b.asked()) {
+				t.Errorf("%d requests were allowed, %d made", b.allowed, len(b.asked()))
+			}
 			if len(b.desk.scripts()) > strings.Count(c.kinds, "tool.call") {
 				t.Error("what was cut off was done")
 			}

@@ -112,6 +112,9 @@ func (anthropicWire) read(r *http.Request, body []byte, lax bool, seen *Request)
 	marked = false
 	for i, message := range params.Messages {
 		role := model.Role(message.Role)
+		if lax && role == "system" {
+			role = model.User // Claude Code's words to newer models
+		}
 		if role != model.User && role != model.Assistant {
 			return fmt.Errorf("messages.%d: the role is %q", i, role)
 		}

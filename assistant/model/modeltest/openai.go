@@ -41,7 +41,7 @@ func (openaiWire) read(r *http.Request, body []byte, lax bool, seen *Request) er
 		return err
 	}
 	seen.Stream = stream
-	if rest, err = namedMessages(rest); err != nil {
+	if rest, err = namedMessages(rest, lax); err != nil {
 		return err
 	}
 	var params responses.ResponseNewParams
@@ -92,16 +92,29 @@ func (openaiWire) read(r *http.Request, body []byte, lax bool, seen *Request) er
 }
 
 // namedMessages gives messages their type, which a request may leave out and the SDK cannot read
-// without.
-func namedMessages(body []byte) ([]byte, error) {
+// without. Of other programs it makes text of what the model said in parts, which the SDK takes for a
+// message of a person.
+func namedMessages(body []byte, lax bool) ([]byte, error) {
 	var m map[string]any
 	if err := json.Unmarshal(body, &m); err != nil {
 		return nil, err
 	}
 	items, _ := m["input"].([]any)
-	for _, item := range items {
+	for i, item := range items {
 		if one, ok := item.(map[string]any); ok && one["type"] == nil && one["role"] != nil {
 			one["type"] = "message"
+		}
+		if one, ok := item.(map[string]any); ok && lax && one["type"] == "message" && one["role"] == string(model.Assistant) {
+			if parts, ok := one["content"].([]any); ok {
+				var said []string
+				for _, part := range parts {
+					if part, ok := part.(map[string]any); ok {
+						text, _ := part["text"].(string)
+						said = append(said, text)
+					}
+				}
+				items[i] = map[string]any{"type": "message", "role": one["role"], "content": strings.Join(said, "\n")}
+			}
 		}
 	}
 	return json.Marshal(m)
