@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
@@ -643,7 +642,7 @@ func TestResources(t *testing.T) {
 }
 
 // fakeChat is an agent that repeats what it is told.
-type fakeChat struct{ wait time.Duration }
+type fakeChat struct{}
 
 func (fakeChat) Send(ctx context.Context, c *client.Client, id string, m ChatMessage, doing func(string)) (ChatAnswer, error) {
 	if _, err := c.Me(ctx); err != nil { // in the caller's name
