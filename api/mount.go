@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"sync"
 
 	"github.com/gin-gonic/gin"
 
@@ -90,14 +91,10 @@ type withinKey struct{}
 
 func isWithin(ctx context.Context) bool { return ctx.Value(withinKey{}) != nil }
 
-// RoundTrip returns when the whole answer is there, whose size the API bounds.
-func (w within) RoundTrip(request *http.Request) (_ *http.Response, err error) {
-	defer func() {
-		if fault := recover(); fault != nil { // the exchange has logged it
-			err = desktop.Errorf(desktop.Internal, "an internal fault cut the answer off")
-		}
-	}()
-	ctx := context.WithValue(request.Context(), withinKey{}, true)
+// RoundTrip returns when the answer has begun. Its body is read as the handler writes it; whoever
+// closes it, or ends the request's context, ends the handler, and waits for that.
+func (w within) RoundTrip(request *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancel(context.WithValue(request.Context(), withinKey{}, true))
 	if w.local {
 		ctx = context.WithValue(ctx, localKey{}, true)
 	}
@@ -110,33 +107,81 @@ func (w within) RoundTrip(request *http.Request) (_ *http.Response, err error) {
 	if inner.Body == nil {
 		inner.Body = http.NoBody
 	}
-	answer := &answerBuffer{header: http.Header{}}
-	w.server.serveHTTP(answer, inner)
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	reader, writer := io.Pipe()
+	answer := &pipedAnswer{header: http.Header{}, body: writer, begun: make(chan struct{})}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer func() {
+			if fault := recover(); fault != nil { // the exchange has logged it
+				writer.CloseWithError(errCutOff)
+				return
+			}
+			answer.WriteHeader(http.StatusOK) // where nothing was written
+			writer.CloseWithError(ctx.Err())  // io.EOF when it is nil
+		}()
+		w.server.serveHTTP(answer, inner)
+	}()
+	stop := func() {
+		cancel()
+		reader.Close()
+		<-ended
+	}
+	select {
+	case <-answer.begun:
+	case <-ended: // in a panic
+		select {
+		case <-answer.begun:
+		default:
+			stop()
+			return nil, errCutOff
+		}
+	case <-ctx.Done():
+		stop()
+		return nil, context.Cause(ctx)
 	}
 	return &http.Response{
 		Status: http.StatusText(answer.status), StatusCode: answer.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: answer.header, Body: io.NopCloser(&answer.body), ContentLength: int64(answer.body.Len()), Request: request,
+		Header: answer.sent, Body: &pipedBody{reader, stop}, ContentLength: -1, Request: request,
 	}, nil
 }
 
-// answerBuffer keeps an answer.
-type answerBuffer struct {
+var errCutOff = desktop.Errorf(desktop.Internal, "an internal fault cut the answer off")
+
+// pipedAnswer is an answer whose body goes through a pipe.
+type pipedAnswer struct {
 	header http.Header
+	body   *io.PipeWriter
+
+	once   sync.Once
 	status int
-	body   bytes.Buffer
+	sent   http.Header
+	begun  chan struct{} // closed when status and sent are there
 }
 
-func (a *answerBuffer) Header() http.Header { return a.header }
+func (a *pipedAnswer) Header() http.Header { return a.header }
 
-func (a *answerBuffer) WriteHeader(status int) {
-	if a.status == 0 {
-		a.status = status
-	}
+func (a *pipedAnswer) WriteHeader(status int) {
+	a.once.Do(func() {
+		a.status, a.sent = status, a.header.Clone()
+		close(a.begun)
+	})
 }
 
-func (a *answerBuffer) Write(data []byte) (int, error) {
+func (a *pipedAnswer) Write(data []byte) (int, error) {
 	a.WriteHeader(http.StatusOK)
 	return a.body.Write(data)
+}
+
+// Flush does nothing: what has been written has been read.
+func (a *pipedAnswer) Flush() {}
+
+type pipedBody struct {
+	*io.PipeReader
+	stop func()
+}
+
+func (b *pipedBody) Close() error {
+	b.stop()
+	return nil
 }

@@ -97,6 +97,39 @@ func TestMountedHandlerSpeaksForItsCaller(t *testing.T) {
 	}
 }
 
+// TestWithinStreams: an answer within the process is read as it is written, and its handler ends when
+// nobody reads on.
+func TestWithinStreams(t *testing.T) {
+	b := newBench(t, nil)
+	ended := make(chan error, 1)
+	b.OnExec = func(ctx context.Context, _ desktop.Exec, output func(desktop.Stream, []byte)) (desktop.ExecResult, error) {
+		output(desktop.Stdout, []byte("first"))
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return desktop.ExecResult{}, ctx.Err()
+	}
+	transport := within{server: b.server, authorization: "Bearer " + b.key}
+	request, err := http.NewRequestWithContext(t.Context(), "POST", "http://bureau/v1/desktops/dt-1/exec", strings.NewReader(`{"command":"x"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Accept", eventStream)
+	response, err := transport.RoundTrip(request)
+	if err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("%+v, %v", response, err)
+	}
+	piece := make([]byte, 1024)
+	n, err := response.Body.Read(piece)
+	if err != nil || !strings.Contains(string(piece[:n]), "first") {
+		t.Errorf("read %q, %v", piece[:n], err)
+	}
+	response.Body.Close()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the command ended with %v", err)
+	}
+}
+
 // TestMountedStreamsEndWithTheServer at once, without using up the time that requests are given.
 func TestMountedStreamsEndWithTheServer(t *testing.T) {
 	b := newBench(t, func(o *Options) { o.Grace = time.Minute })

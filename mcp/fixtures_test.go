@@ -1,5 +1,7 @@
 package mcp
 
+//lint:file-ignore SA1019 the suite tests what the newest version of the protocol has deprecated
+
 import (
 	"context"
 	"encoding/base64"
@@ -144,10 +146,7 @@ func addFixtures(server *sdk.Server) {
 	})
 }
 
-// sample asks the client's model, and elicit its person. Both are older than the protocol's newest
-// version, which the suite does not speak yet.
-//
-//lint:ignore SA1019 what the suite tests
+// sample asks the client's model, and elicit its person.
 func sample(ctx context.Context, r *sdk.CallToolRequest) ([]sdk.Content, error) {
 	var in struct{ Prompt string }
 	if err := json.Unmarshal(r.Params.Arguments, &in); err != nil {

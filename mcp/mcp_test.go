@@ -14,13 +14,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"bureau/api"
 	"bureau/api/apitest"
 	"bureau/api/client"
+	"bureau/assistant/model"
 	"bureau/desktop"
 )
 
@@ -643,7 +643,7 @@ func TestResources(t *testing.T) {
 }
 
 // fakeChat is an agent that repeats what it is told.
-type fakeChat struct{ wait time.Duration }
+type fakeChat struct{}
 
 func (fakeChat) Send(ctx context.Context, c *client.Client, id string, m ChatMessage, doing func(string)) (ChatAnswer, error) {
 	if _, err := c.Me(ctx); err != nil { // in the caller's name
@@ -680,6 +680,65 @@ func TestChat(t *testing.T) {
 	history, err := session.ReadResource(t.Context(), &sdk.ReadResourceParams{URI: "bureau://desktops/" + ours + "/chat"})
 	if err != nil || history.Contents[0].Text != `[{"sessionId":"s"}]` {
 		t.Errorf("%+v, %v", history, err)
+	}
+}
+
+// TestChatWithTheAgent itself: what it does is told while it does it, its answer is the tool's, what
+// was said can be read, and a call that is cancelled ends the turn.
+func TestChatWithTheAgent(t *testing.T) {
+	seen, began, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var agents *apitest.Chat
+	h := newHouse(t, Options{Chat: Agents{}}, func(o *api.Options) {
+		agents = apitest.NewChat(t, o.Desktops.(*apitest.World))
+		o.Assistant = agents.Service
+	})
+	call := model.Call{ID: "call-1", Tool: "bash", Arguments: json.RawMessage(`{"command":"true"}`)}
+	agents.SetModel(apitest.InTurn(apitest.Use(call),
+		func(ctx context.Context, r model.Request, tell func(model.Delta)) (model.Response, error) {
+			<-seen // the client has heard of the step, while the turn goes on
+			return apitest.Say("It is done.")(ctx, r, tell)
+		},
+		func(ctx context.Context, _ model.Request, _ func(model.Delta)) (model.Response, error) {
+			close(began)
+			<-ctx.Done()
+			close(ended)
+			return model.Response{}, ctx.Err()
+		}))
+	session := h.http(bearer(h.key(desktop.CanChat)), withSessions, &sdk.ClientOptions{
+		ProgressNotificationHandler: func(_ context.Context, r *sdk.ProgressNotificationClientRequest) {
+			if r.Params.Message == "step 1: bash" {
+				close(seen)
+			}
+		}})
+	params := &sdk.CallToolParams{Name: "chat", Arguments: dict{"desktop": ours, "message": "do it"}}
+	params.SetProgressToken("chat")
+	result, err := session.CallTool(t.Context(), params)
+	if err != nil || result.IsError {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	var answer ChatAnswer
+	if err := json.Unmarshal([]byte(result.Content[0].(*sdk.TextContent).Text), &answer); err != nil || answer.Message != "It is done." || answer.Session == "" {
+		t.Errorf("%+v, %v", answer, err)
+	}
+	history, err := session.ReadResource(t.Context(), &sdk.ReadResourceParams{URI: "bureau://desktops/" + ours + "/chat"})
+	if err != nil || !strings.Contains(history.Contents[0].Text, "It is done.") || !strings.Contains(history.Contents[0].Text, answer.Session) {
+		t.Errorf("%+v, %v", history, err)
+	}
+	if _, err := session.ReadResource(t.Context(), &sdk.ReadResourceParams{URI: "bureau://desktops/" + theirs + "/chat"}); err == nil {
+		t.Error("another owner's conversations can be read")
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	answered := make(chan error, 1)
+	go func() {
+		_, err := session.CallTool(ctx, &sdk.CallToolParams{Name: "chat", Arguments: dict{"desktop": ours, "message": "for ever"}})
+		answered <- err
+	}()
+	<-began
+	cancel()
+	<-ended
+	if err := <-answered; err == nil {
+		t.Error("a cancelled call was answered")
 	}
 }
 
