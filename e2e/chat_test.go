@@ -93,13 +93,18 @@ func (a *appliance) provide(t testing.TB, format model.Format, url, key string, 
 // newKey is a provider's key that is like nothing else on a machine.
 func newKey() string { return rand.Text() + rand.Text() }
 
-// scripted makes a desktop's models answer from a script. A turn that still runs is ended with the
-// test.
+// scripted makes a desktop's model, of a format, take these steps.
 func (g *guest) scripted(t testing.TB, format model.Format, steps ...modeltest.Step) *modeltest.Server {
 	t.Helper()
 	width, height := g.display(t)
+	return g.lend(t, format, modeltest.Script{Display: &model.Display{Width: width, Height: height}, Steps: steps})
+}
+
+// lend makes a desktop's model answer from a script. A turn that still runs is ended with the test.
+func (g *guest) lend(t testing.TB, format model.Format, script modeltest.Script) *modeltest.Server {
+	t.Helper()
 	key := newKey()
-	server := modeltest.New(key, modeltest.Script{Display: &model.Display{Width: width, Height: height}, Steps: steps})
+	server := modeltest.New(key, script)
 	server.Failf = t.Errorf
 	host := httptest.NewServer(server)
 	t.Cleanup(host.Close)
@@ -190,6 +195,15 @@ func (c *conversation) end(t testing.TB) turn {
 	return decode[turn](t, []byte(c.await(t, "done").data))
 }
 
+// cleanUp runs a command as root when a test has ended.
+func (g *guest) cleanUp(t testing.TB, command string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := g.trySh(ctx, "root", command); err != nil {
+		t.Error(err)
+	}
+}
+
 // exists waits until there is a file.
 func (g *guest) exists(t testing.TB, path string) {
 	t.Helper()
@@ -213,9 +227,7 @@ func TestChatInEveryFormat(t *testing.T) {
 			began := time.Now()
 			file := "/home/agent/poem-" + string(format) + ".txt"
 			g.sh(t, "rm -f "+file)
-			t.Cleanup(func() {
-				g.root(t, "pkill -x mousepad; rm -f "+file)
-			})
+			t.Cleanup(func() { g.cleanUp(t, "pkill -x mousepad; rm -f "+file) })
 			const first, rest = "A pointer crosses the night,", "und Grüße wandern mit: 世界"
 			server := g.scripted(t, format,
 				modeltest.Step{Text: "I open the editor.", Reasoning: "A poem is wanted.", Calls: bash(
@@ -280,6 +292,31 @@ xprop -id "$w" WM_CLASS 2>/dev/null | grep -qi '` + class + `' && xprop -id "$w"
 sleep 0.1
 done
 wmctrl -lx; exit 1`
+}
+
+// What make demo-chat shows a person works, from the command line.
+func TestChatDemo(t *testing.T) {
+	g := shared(t)
+	script, err := modeltest.Demo()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range script.Steps {
+		script.Steps[i].PaceMs = 0
+	}
+	g.lend(t, model.Anthropic, script)
+	t.Cleanup(func() { g.cleanUp(t, "pkill -x mousepad") })
+	out, err := lab.output(t.Context(), "chat", g.id, "--json", "Write a poem")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	got := decode[turn](t, out)
+	poem := g.sh(t, "cat ~/poem.txt")
+	first, _, _ := strings.Cut(poem, "\n")
+	if strings.Count(poem, "\n") < 4 || first == "" {
+		t.Errorf("the poem is %q", poem)
+	}
+	got.wantAnswer(t, first)
 }
 
 // serve is killed in the middle of a turn: the turn says so, what it has done is known, and the session
