@@ -1,13 +1,13 @@
 # bureau: make help shows what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean build install test check unit image
+.PHONY: help up down clean demo-chat build install test check unit image
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 TAGS := libvirt_dlopen
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## Bring an appliance with a desktop to life here; again is quick and harmless
 	@packaging/host/up
@@ -18,6 +18,9 @@ down: ## Shut the desktops down and end the appliance
 clean: ## Remove everything that make up has made
 	@$(SUDO) packaging/host/clean
 	@rm -rf bureau dist desktop.png "$${XDG_CONFIG_HOME:-$$HOME/.config}/bureau/key"
+
+demo-chat: ## Talk to the desktop's agent, whose model is a scripted one
+	@packaging/host/demo-chat
 
 build: ## Compile ./bureau
 	@packaging/host/build bureau

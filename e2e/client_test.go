@@ -20,6 +20,9 @@ type reply struct {
 
 func (r reply) String() string { return fmt.Sprintf("%d %.600s", r.status, r.body) }
 
+// leaseToken is where a context has the token of an input lease, which requests made in it carry.
+type leaseToken struct{}
+
 // send makes a request. body is JSON already when it is bytes or a reader, and is encoded else.
 func (a *appliance) send(ctx context.Context, method, path string, body any) (reply, error) {
 	var reader io.Reader
@@ -41,6 +44,9 @@ func (a *appliance) send(ctx context.Context, method, path string, body any) (re
 		return reply{}, err
 	}
 	request.Header.Set("Authorization", "Bearer "+a.key)
+	if token, held := ctx.Value(leaseToken{}).(string); held {
+		request.Header.Set("Bureau-Lease", token)
+	}
 	if reader != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}

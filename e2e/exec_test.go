@@ -147,14 +147,14 @@ type sse struct {
 	data  string
 }
 
-// stream runs a command and hands on each event as it comes.
-func (g *guest) stream(t testing.TB, body map[string]any) <-chan sse {
+// stream asks a route of the desktop's for events, and hands on each as it comes.
+func (g *guest) stream(t testing.TB, route string, body map[string]any) <-chan sse {
 	t.Helper()
 	data, err := json.Marshal(body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.url+g.path("exec"), bytes.NewReader(data))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.url+g.path(route), bytes.NewReader(data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,8 @@ func (g *guest) stream(t testing.TB, body map[string]any) <-chan sse {
 		defer close(events)
 		defer response.Body.Close()
 		var e sse
-		for lines := bufio.NewScanner(response.Body); lines.Scan(); {
+		lines := bufio.NewScanner(response.Body)
+		for lines.Buffer(nil, 4<<20); lines.Scan(); {
 			switch name, value, _ := strings.Cut(lines.Text(), ": "); name {
 			case "event":
 				e.event = value
@@ -199,7 +200,7 @@ func (g *guest) stream(t testing.TB, body map[string]any) <-chan sse {
 func TestExecStreams(t *testing.T) {
 	g := shared(t)
 	g.sh(t, "rm -f /tmp/go-on")
-	events := g.stream(t, map[string]any{"command": "echo one; echo two >&2; while ! [ -e /tmp/go-on ]; do sleep 0.1; done; printf 'thr\\303'; sleep 0.2; printf '\\251e'; exit 4"})
+	events := g.stream(t, "exec", map[string]any{"command": "echo one; echo two >&2; while ! [ -e /tmp/go-on ]; do sleep 0.1; done; printf 'thr\\303'; sleep 0.2; printf '\\251e'; exit 4"})
 	text := map[string]string{}
 	next := func() sse {
 		select {

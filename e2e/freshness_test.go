@@ -53,7 +53,7 @@ func counted(m image.Image) (int, error) {
 func TestPicturesAreFresh(t *testing.T) {
 	const rounds = 1000
 	g := shared(t)
-	output := g.stream(t, map[string]any{"command": "exec " + probePath + " counter", "timeoutMs": time.Hour.Milliseconds()})
+	output := g.stream(t, "exec", map[string]any{"command": "exec " + probePath + " counter", "timeoutMs": time.Hour.Milliseconds()})
 	var text string
 	said := func() int { // the next number that the client says
 		t.Helper()

@@ -27,6 +27,7 @@ var commands = map[string]func(args []string) error{
 	"windows": windows, // the managed windows
 	"web":     web,     // a page that says what was typed into it
 	"counter": counter, // a number that a click makes larger
+	"search":  search,  // where secrets are in files, processes and memory
 }
 
 func main() {
