@@ -93,6 +93,9 @@ func TestFormats(t *testing.T) {
 			}
 			var failed []string
 			for _, step := range turn.Steps {
+				if step.Tool == model.Computer && (len(step.Arguments) == 0 || step.Arguments["shortened"] != nil) {
+					t.Errorf("step %d shows its actions as %v", step.Number, step.Arguments)
+				}
 				if step.Failed {
 					failed = append(failed, step.Result)
 				}

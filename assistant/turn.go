@@ -313,8 +313,12 @@ func (t *turn) step(ctx context.Context, call model.Call) (Step, model.Result, e
 	return step, result, done.err
 }
 
-// shownArguments are a call's as people see them.
+// shownArguments are a call's as people see them. A list is one of actions.
 func shownArguments(raw json.RawMessage) map[string]any {
+	var list []any
+	if len(raw) <= maxStepArgument && json.Unmarshal(raw, &list) == nil && list != nil {
+		return map[string]any{"actions": list}
+	}
 	arguments := map[string]any{}
 	if len(raw) > maxStepArgument || json.Unmarshal(raw, &arguments) != nil || arguments == nil {
 		return map[string]any{"shortened": shorten(string(raw), maxStepArgument)}

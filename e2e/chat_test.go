@@ -63,14 +63,11 @@ func (r turn) wantAnswer(t testing.TB, message string) {
 	}
 }
 
-// providerOf is the kind of a provider that speaks a format.
-func providerOf(format model.Format) string { return string(format) }
-
 // provide gives the appliance a model provider, as its operator does; with "--desktop" and an id among
-// args it is one desktop's.
+// args it is one desktop's. The kinds of providers have the names of their formats.
 func (a *appliance) provide(t testing.TB, format model.Format, url, key string, args ...string) {
 	t.Helper()
-	add := append([]string{"provider", "add", providerOf(format), "--base-url", url,
+	add := append([]string{"provider", "add", string(format), "--base-url", url,
 		"--model", modeltest.Endpoint(format, "", "").Model}, args...)
 	c := a.command(t.Context(), add...)
 	c.Stdin = strings.NewReader(key)
@@ -79,7 +76,7 @@ func (a *appliance) provide(t testing.TB, format model.Format, url, key string, 
 	}
 	remove := []string{"provider", "remove"}
 	if len(args) == 0 {
-		remove = append(remove, providerOf(format))
+		remove = append(remove, string(format))
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -406,7 +403,7 @@ func TestChatSurvivesReboot(t *testing.T) {
 	boot := g.bootID(t)
 	c := g.begin(t, "Do it")
 	g.exists(t, name+".begun")
-	g.root(t, "systemd-run --quiet --no-block systemctl reboot")
+	g.root(t, "systemd-run --quiet --no-block systemctl reboot --force --force")
 	c.await(t, "paused")
 	limit, cancel := context.WithTimeout(t.Context(), bootPatience)
 	defer cancel()
