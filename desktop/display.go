@@ -17,6 +17,8 @@ type display struct {
 	screen Screen
 	seeded *sync.Once // of this screen
 	still  *stillness // of this screen
+	shows  uint64     // the keeper's doings that it is known to show,
+	fenced bool       // if any are
 	idle   *time.Timer
 	uses   int
 }
@@ -58,15 +60,43 @@ func (k *keeper) frame(ctx context.Context) (*Frame, error) {
 
 // refresh makes the next picture show whatever the guest drew before it was asked for. What an action
 // or a command answered may have overtaken the picture, which comes another way: first the guest has
-// to hand it to its display, then that has to reach us. A display that cannot say is no reason to show
-// nothing.
+// to hand it to its display, then that has to reach us. Where nothing has been done since that was last
+// so, there is nothing to wait for. A display that cannot say is no reason to show nothing.
 func (k *keeper) refresh(ctx context.Context, agent Agent, screen Screen) {
+	k.mu.Lock()
+	doings, busy := k.doings, len(k.inputs) > 0
+	k.mu.Unlock()
+	if !busy && k.display.fresh(screen, doings) {
+		return
+	}
 	var err error
 	if agent != nil {
 		err = agent.Shown(ctx)
 	}
-	if err = errors.Join(err, screen.Sync(ctx)); err != nil && ctx.Err() == nil {
-		k.log.Warn("the picture may be older than the last action", "error", err)
+	if err = errors.Join(err, screen.Sync(ctx)); err != nil {
+		if ctx.Err() == nil {
+			k.log.Warn("the picture may be older than the last action", "error", err)
+		}
+		return
+	}
+	if !busy {
+		k.display.freshen(screen, doings)
+	}
+}
+
+// fresh tells whether a screen shows what these doings led to.
+func (d *display) fresh(screen Screen, doings uint64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.screen == screen && d.shows == doings && d.fenced
+}
+
+// freshen notes that it does.
+func (d *display) freshen(screen Screen, doings uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.screen == screen {
+		d.shows, d.fenced = doings, true
 	}
 }
 
@@ -116,7 +146,7 @@ func (d *display) acquire(ctx context.Context, k *keeper) (_ Screen, _ *stillnes
 		if d.screen, err = k.m.machines.OpenScreen(ctx, k.id); err != nil {
 			return nil, nil, nil, err
 		}
-		d.seeded, d.still = new(sync.Once), new(stillness)
+		d.seeded, d.still, d.fenced = new(sync.Once), new(stillness), false
 		d.screen.Watch(d.still.note) // until it is closed
 	}
 	d.uses++

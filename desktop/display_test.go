@@ -83,18 +83,47 @@ func TestCursorIsSeeded(t *testing.T) {
 	})
 }
 
-// Every picture is taken after the display has caught up; one that cannot say is shown all the same.
+// A picture after an action or a command is taken when the display has caught up with it, and so is one
+// while a command runs; others need no waiting. A display that cannot say is shown all the same, and is
+// asked each time.
 func TestPicturesAreFresh(t *testing.T) {
 	for _, unfit := range []error{nil, errors.New("it does not answer")} {
-		a := newApplianceWith(t, fakeAgents{})
+		running, end := make(chan struct{}), make(chan struct{})
+		a := newApplianceWith(t, fakeAgents{exec: func(context.Context) (ExecResult, error) {
+			running <- struct{}{}
+			<-end
+			return ExecResult{}, nil
+		}})
 		a.machines.screen = func() Screen { return &fakeScreen{unfit: unfit, done: make(chan struct{})} }
 		d := a.create(ann, Draft{Name: "one"})
 		a.await(d.ID, ready)
-		for n := uint64(1); n < 4; n++ {
-			f, err := a.Frame(t.Context(), ann, d.ID)
-			if err != nil || f.Serial != n || f.Source != SourceDBus {
-				t.Fatalf("picture %d, where Sync says %v: %+v, %v", n, unfit, f, err)
+		synced := uint64(0)
+		look := func(when string, needed bool) {
+			t.Helper()
+			if needed || unfit != nil {
+				synced++
+			}
+			if f, err := a.Frame(t.Context(), ann, d.ID); err != nil || f.Serial != synced || f.Source != SourceDBus {
+				t.Fatalf("%s, where Sync says %v: %+v, %v; it should have been asked %d times", when, unfit, f, err, synced)
 			}
 		}
+		look("at first", true)
+		look("again", false)
+		if _, err := a.Act(t.Context(), ann, d.ID, Action{Move: &Move{X: 1, Y: 2}}); err != nil {
+			t.Fatal(err)
+		}
+		look("after an action", true)
+		look("again", false)
+		ended := make(chan error)
+		go func() { _, err := a.Exec(t.Context(), ann, d.ID, Exec{Script: "x"}, nil); ended <- err }()
+		<-running
+		look("beside a command", true)
+		look("beside it still", true)
+		close(end)
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		look("after the command", true)
+		look("again", false)
 	}
 }

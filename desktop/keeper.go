@@ -40,6 +40,7 @@ type keeper struct {
 	hindrance error              // why the last step failed; nil when it did not
 	interrupt context.CancelFunc // ends the step under way, when there is one
 	inputs    map[*underway]struct{}
+	doings    uint64 // how many inputs and commands have begun or ended
 
 	session context.CancelFunc // ends the agent's session loop; the keeper's goroutine only
 	ended   chan struct{}      // closed by the session loop when it has ended

@@ -205,10 +205,12 @@ func (k *keeper) admit(ctx context.Context, caller Caller, command bool, do func
 		k.inputs = make(map[*underway]struct{})
 	}
 	k.inputs[one] = struct{}{}
+	k.doings++
 	k.mu.Unlock()
 	defer func() {
 		k.mu.Lock()
 		delete(k.inputs, one)
+		k.doings++
 		k.mu.Unlock()
 	}()
 
