@@ -138,6 +138,7 @@ func (s *Service) abandon(ctx context.Context, t Turn) error {
 	if err != nil {
 		return err
 	}
+	t.Message = lastSaid(messages)
 	for _, message := range closingMessages(messages, Interrupted, errInterrupted.Error()) {
 		if err := s.Store.AppendMessage(ctx, t, message, nil); err != nil {
 			return err

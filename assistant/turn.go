@@ -363,6 +363,21 @@ func textOf(message model.Message) string {
 	return strings.Join(texts, "\n")
 }
 
+// lastSaid is what the model said last in a conversation's last turn.
+func lastSaid(messages []model.Message) string {
+	for _, message := range slices.Backward(messages) {
+		text := textOf(message)
+		if message.Role == model.Assistant && text != "" {
+			return text
+		}
+		results := slices.ContainsFunc(message.Parts, func(p model.Part) bool { return p.Result != nil })
+		if message.Role == model.User && !results {
+			break // the person's words, with which the turn began
+		}
+	}
+	return ""
+}
+
 // callsOf are a message's calls.
 func callsOf(message model.Message) []model.Call {
 	var calls []model.Call

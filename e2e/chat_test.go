@@ -225,10 +225,11 @@ func TestChatInEveryFormat(t *testing.T) {
 			file := "/home/agent/poem-" + string(format) + ".txt"
 			g.sh(t, "rm -f "+file)
 			t.Cleanup(func() { g.cleanUp(t, "pkill -x mousepad; rm -f "+file) })
+			// Settings in memory alone: an editor that was killed would ask the next one about its session.
 			const first, rest = "A pointer crosses the night,", "und Grüße wandern mit: 世界"
 			server := g.scripted(t, format,
 				modeltest.Step{Text: "I open the editor.", Reasoning: "A poem is wanted.", Calls: bash(
-					"setsid -f mousepad --disable-server >/dev/null 2>&1 </dev/null\n" + untilActive("mousepad", "")).Calls},
+					"GSETTINGS_BACKEND=memory setsid -f mousepad --disable-server >/dev/null 2>&1 </dev/null\n" + untilActive("mousepad", "")).Calls},
 				expecting("active", actions(`[{"type":"move","x":345,"y":234},{"type":"type","text":"`+first+`\n`+rest+`\n"},{"type":"key","key":"ctrl+s"}]`)),
 				bash(untilActive("mousepad", "Save As")),
 				// The dialog looks for what the name begins, and takes Return for that while it does.
