@@ -238,9 +238,8 @@ func (g *guest) searchMachine(t testing.TB, secrets string) searched {
 	t.Helper()
 	var disk string
 	for line := range strings.Lines(virsh(t, "domblklist", g.domain())) {
-		if fields := strings.Fields(line); len(fields) == 2 && strings.HasPrefix(fields[1], "/var/lib/libvirt/"+prefix) {
-			disk = fields[1]
-			break
+		if fields := strings.Fields(line); len(fields) == 2 && fields[0] == "vda" {
+			disk = strings.TrimSpace(virsh(t, "vol-path", "--pool", prefix, fields[1]))
 		}
 	}
 	pid, err := asRoot(t.Context(), "pgrep", "-f", "^[^ ]*qemu.*guest="+g.domain()+",").Output()
