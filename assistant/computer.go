@@ -39,6 +39,9 @@ func (t *turn) computer(ctx context.Context, step Step, call model.Call) outcome
 	if err != nil {
 		return t.afterFailure(ctx, failure(err))
 	}
+	if n := len(batch.Calls); n > 0 && batch.Dialect == dialect.Bureau && !looks(batch.Calls[n-1]) {
+		batch.Calls[n-1].NeedsPicture = true // as the vendors' own tools always show it
+	}
 	reasons := t.policy.computer(ctx, t.work, call, batch)
 	var acknowledged json.RawMessage
 	for _, one := range batch.Calls {
@@ -67,6 +70,12 @@ func (t *turn) computer(ctx context.Context, step Step, call model.Call) outcome
 	}
 	done.acknowledged = acknowledged
 	return done
+}
+
+// looks tells whether a call ends with something to be told of: a picture, or the pointer's place.
+func looks(call dialect.Call) bool {
+	n := len(call.Steps)
+	return n > 0 && (call.Steps[n-1].Look != nil || call.Steps[n-1].Cursor)
 }
 
 // safetyChecks are what an acknowledgement repeats: OpenAI's checks, or true.
