@@ -152,13 +152,7 @@ func (p *performance) call(ctx context.Context, call *dialect.Call, outcome *dia
 		steps = append(steps, dialect.Step{Action: steps[len(steps)-1].Action, Look: &dialect.Look{}})
 	}
 	for len(steps) > 0 {
-		var inputs []desktop.Action
-		for _, step := range steps {
-			if step.Act == nil {
-				break
-			}
-			inputs = append(inputs, *step.Act)
-		}
+		inputs := dialect.Inputs(steps)
 		next := len(inputs)
 		var failed *failure
 		switch {

@@ -96,13 +96,7 @@ func (t *turn) steps(ctx context.Context, call *dialect.Call, done *outcome) err
 		steps = append(steps, dialect.Step{Look: &dialect.Look{}})
 	}
 	for len(steps) > 0 {
-		var inputs []desktop.Action
-		for _, step := range steps {
-			if step.Act == nil {
-				break
-			}
-			inputs = append(inputs, *step.Act)
-		}
+		inputs := dialect.Inputs(steps)
 		n := len(inputs)
 		var err error
 		switch {

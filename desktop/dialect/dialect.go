@@ -70,6 +70,19 @@ type Call struct {
 	mapping Mapping
 }
 
+// Inputs are the actions that steps begin with, up to the first step that is something else: what can
+// be done at once.
+func Inputs(steps []Step) []desktop.Action {
+	var inputs []desktop.Action
+	for _, step := range steps {
+		if step.Act == nil {
+			break
+		}
+		inputs = append(inputs, *step.Act)
+	}
+	return inputs
+}
+
 // Safety is a vendor's doubt about a call.
 type Safety struct {
 	Decision string   `json:"decision"` // such as "require_confirmation" or "block"
