@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -26,26 +25,9 @@ type bench struct {
 	server *Server
 	url    string
 	client *http.Client
-	log    *lockedBuffer
+	log    *apitest.Log
 
 	key, other string // of usr-1, with every capability, and of usr-2
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // document is read once: all benches have the same.
@@ -60,7 +42,7 @@ var document = sync.OnceValue(func() *apitest.Transport {
 // newBench starts a server with two users, and a desktop dt-1 of the first and dt-2 of the second.
 func newBench(t *testing.T, change func(*Options)) *bench {
 	t.Helper()
-	b := &bench{World: apitest.NewWorld(), t: t, log: &lockedBuffer{}}
+	b := &bench{World: apitest.NewWorld(), t: t, log: &apitest.Log{}}
 	b.AddUser("usr-1")
 	b.AddUser("usr-2")
 	b.AddDesktop("dt-1", "usr-1")

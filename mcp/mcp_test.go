@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
@@ -31,24 +30,7 @@ type house struct {
 	url     string
 	handler *Handler
 	api     *api.Server
-	log     *lockedBuffer
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log     *apitest.Log
 }
 
 // The desktops of the two users of a house.
@@ -59,7 +41,7 @@ const (
 
 func newHouse(t *testing.T, o Options, change func(*api.Options)) *house {
 	t.Helper()
-	h := &house{World: apitest.NewWorld(), t: t, log: &lockedBuffer{}}
+	h := &house{World: apitest.NewWorld(), t: t, log: &apitest.Log{}}
 	h.AddUser("usr-1")
 	h.AddUser("usr-2")
 	h.AddDesktop(ours, "usr-1")
