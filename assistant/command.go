@@ -80,13 +80,8 @@ func (t *turn) runCommand(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	message := model.Message{Role: model.User}
-	if t.prompt.Earlier != "" {
-		message.Parts = append(message.Parts, model.Part{Text: t.prompt.Earlier})
-	}
-	message.Parts = append(message.Parts, model.Part{Text: t.prompt.Message})
-	t.messages = history
-	if err := t.keep(ctx, message, nil); err != nil {
+	message, err := t.open(ctx, history, "")
+	if err != nil {
 		return err
 	}
 	script := agent.Command

@@ -144,16 +144,9 @@ func (s *Service) abandon(ctx context.Context, t Turn) error {
 			return err
 		}
 	}
-	last := int64(0)
-	for {
-		events, err := s.Store.Events(ctx, t.ID, last, journalPage)
-		if err != nil {
-			return err
-		}
-		if len(events) == 0 {
-			break
-		}
-		last = events[len(events)-1].Number
+	last, err := s.Store.LastEvent(ctx, t.ID)
+	if err != nil {
+		return err
 	}
 	ended := now()
 	t.StopReason, t.Error, t.EndedAt = Interrupted, errInterrupted.Error(), &ended

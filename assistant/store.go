@@ -46,6 +46,8 @@ type Store interface {
 	AppendEvents(ctx context.Context, turnID string, events []Event) error
 	// Events are those of a turn after a number, in their order, at most limit.
 	Events(ctx context.Context, turnID string, after int64, limit int) ([]Event, error)
+	// LastEvent is the number of a turn's newest event, 0 when there is none.
+	LastEvent(ctx context.Context, turnID string) (int64, error)
 	// PruneEvents forgets the events, but the last one, of a desktop's turns that ended before then.
 	PruneEvents(ctx context.Context, desktopID string, before time.Time) error
 

@@ -57,6 +57,20 @@ func (t *turn) guidance(ctx context.Context) string {
 	return guidesHeading + told.String() + "</workspace>"
 }
 
+// open goes on with a history by the message that begins the turn: guidance when there is any, then what
+// the person says.
+func (t *turn) open(ctx context.Context, history []model.Message, guidance string) (model.Message, error) {
+	message := model.Message{Role: model.User}
+	for _, text := range []string{guidance, t.prompt.Earlier} {
+		if text != "" {
+			message.Parts = append(message.Parts, model.Part{Text: text})
+		}
+	}
+	message.Parts = append(message.Parts, model.Part{Text: t.prompt.Message})
+	t.messages = history
+	return message, t.keep(ctx, message, nil)
+}
+
 // prepare waits for a desktop that can be worked on, reads what the turn begins with, and keeps the
 // message that begins it.
 func (t *turn) prepare(ctx context.Context) error {
@@ -69,16 +83,11 @@ func (t *turn) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	message := model.Message{Role: model.User}
-	if guidance := t.guidance(ctx); guidance != "" && !said(history, guidance) {
-		message.Parts = append(message.Parts, model.Part{Text: guidance})
+	guidance := t.guidance(ctx)
+	if said(history, guidance) {
+		guidance = ""
 	}
-	if t.prompt.Earlier != "" {
-		message.Parts = append(message.Parts, model.Part{Text: t.prompt.Earlier})
-	}
-	message.Parts = append(message.Parts, model.Part{Text: t.prompt.Message})
-	t.messages = history
-	if err := t.keep(ctx, message, nil); err != nil {
+	if _, err := t.open(ctx, history, guidance); err != nil {
 		return err
 	}
 	for {

@@ -331,6 +331,12 @@ func (s *Store) Events(ctx context.Context, turnID string, after int64, limit in
 	return list, chatError(err, "read the events of turn %s", turnID)
 }
 
+func (s *Store) LastEvent(ctx context.Context, turnID string) (int64, error) {
+	var number int64
+	err := s.reader.QueryRowContext(ctx, `SELECT coalesce(max(number), 0) FROM chat_events WHERE turn_id = ?`, turnID).Scan(&number)
+	return number, chatError(err, "read the last event of turn %s", turnID)
+}
+
 func (s *Store) PruneEvents(ctx context.Context, desktopID string, before time.Time) error {
 	err := s.write(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `DELETE FROM chat_events WHERE kind <> ? AND turn_id IN (

@@ -137,6 +137,12 @@ func TestEventsAndApprovals(t *testing.T) {
 	if err := s.AppendEvents(ctx, turn.ID, events); err != nil {
 		t.Fatal(err)
 	}
+	if last, err := s.LastEvent(ctx, turn.ID); err != nil || last != events[len(events)-1].Number {
+		t.Errorf("the last event is %d, %v", last, err)
+	}
+	if last, err := s.LastEvent(ctx, "turn-unknown"); err != nil || last != 0 {
+		t.Errorf("the last event of a turn that has none is %d, %v", last, err)
+	}
 	if got, err := s.Events(ctx, turn.ID, 3, 4); err != nil || !reflect.DeepEqual(got, events[3:7]) {
 		t.Errorf("got %+v, %v", got, err)
 	}
