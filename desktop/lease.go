@@ -3,7 +3,6 @@ package desktop
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
@@ -61,10 +60,8 @@ func (l LeaseRecord) opens(token string) bool {
 	return token != "" && subtle.ConstantTimeCompare([]byte(hashLease(token)), []byte(l.TokenHash)) == 1
 }
 
-func hashLease(token string) string {
-	sum := sha256.Sum256([]byte(token))
-	return hex.EncodeToString(sum[:])
-}
+// hashLease is of a token, which is as random as a key is.
+func hashLease(token string) string { return hex.EncodeToString(HashKey(token)) }
 
 // locked is the refusal of everybody but the holder.
 func (l LeaseRecord) locked() *Error {
