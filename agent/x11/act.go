@@ -39,13 +39,8 @@ func (d *Display) Act(ctx context.Context, actions []desktop.Action) (desktop.Ac
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(d.life, cancel)()
-	d.rush()
-	select {
-	case d.turn <- struct{}{}:
-	case <-d.done:
-		return desktop.Acted{}, errGone()
-	case <-ctx.Done():
-		return desktop.Acted{}, d.ended(ctx)
+	if err := d.takeTurn(ctx); err != nil {
+		return desktop.Acted{}, err
 	}
 	// The work runs beside the caller: a server that is stuck must not hold the caller beyond ctx.
 	type result struct {
@@ -175,16 +170,29 @@ func (d *Display) prepare() {
 	defer cancel()
 	d.preparing.Store(&cancel)
 	defer d.preparing.Store(nil)
+	if d.waiting.Load() > 0 { // it came before there was anything to end
+		return
+	}
 	if mapping, err := xproto.GetPointerMapping(d.x).Reply(); err == nil {
 		d.hands.mapping = mapping.Map
 	}
 	_ = d.refocused(ctx) // the next call asks again
 }
 
-// rush ends the preparation for a call, since it has come.
-func (d *Display) rush() {
+// takeTurn waits for the right to work the input. It ends the preparation for this call.
+func (d *Display) takeTurn(ctx context.Context) error {
+	d.waiting.Add(1)
+	defer d.waiting.Add(-1)
 	if cancel := d.preparing.Load(); cancel != nil {
 		(*cancel)()
+	}
+	select {
+	case d.turn <- struct{}{}:
+		return nil
+	case <-d.done:
+		return errGone()
+	case <-ctx.Done():
+		return d.ended(ctx)
 	}
 }
 

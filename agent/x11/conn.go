@@ -48,6 +48,8 @@ type Display struct {
 	hands hands
 	// preparing ends what the holder of the turn does for the next one.
 	preparing atomic.Pointer[context.CancelFunc]
+	// waiting is how many calls wait for the turn.
+	waiting atomic.Int32
 	// remapped tells that the buttons mean something else since they were asked for.
 	remapped atomic.Bool
 
@@ -347,12 +349,8 @@ func (d *Display) Close() error {
 // Release lets go of the keys and buttons that actions have left pressed. It waits for an action
 // under way.
 func (d *Display) Release(ctx context.Context) error {
-	select {
-	case d.turn <- struct{}{}:
-	case <-d.done:
-		return errGone()
-	case <-ctx.Done():
-		return d.ended(ctx)
+	if err := d.takeTurn(ctx); err != nil {
+		return err
 	}
 	released := make(chan struct{})
 	go func() { // ends before the turn does, which Close waits for
