@@ -12,9 +12,13 @@ import (
 	"bureau/desktop"
 )
 
-// One connection carries the control calls and the events; it is replaced when the daemon dies and
-// comes back. Agent streams have sockets of their own (channel.go) and imports connections of their
-// own, so that no amount of data delays a lifecycle call.
+// One connection carries the events; it is replaced when the daemon dies and comes back. Each
+// operation borrows a connection for itself, and agent streams have sockets of their own
+// (channel.go), so that no amount of data delays a lifecycle call.
+//
+// Calls on one connection must not overlap: libvirt before 10.3, Debian 12's among them, keeps a
+// pointer to the stack of a thread whose call is over when another waits for its answer on the same
+// connection (CVE-2024-4418), and crashes the process that has loaded it.
 
 // A daemon that has not answered for keepaliveInterval × keepaliveCount is taken for dead.
 const (
@@ -108,6 +112,90 @@ func (c *connection) close() {
 	c.Close()
 }
 
+// isLost tells whether the daemon at the other end is gone.
+func (c *connection) isLost() bool {
+	select {
+	case <-c.lost:
+		return true
+	default:
+		alive, err := c.IsAlive()
+		return err != nil || !alive
+	}
+}
+
+const (
+	mostLent = 16 // connections at the same time; libvirtd has 20 workers
+	mostIdle = 4  // connections that wait for the next operation
+)
+
+// lender lends connections, each to one operation at a time.
+type lender struct {
+	uri  string
+	lent chan struct{} // has an element for each
+
+	mu     sync.Mutex
+	closed bool
+	idle   []*connection
+}
+
+func newLender(uri string) *lender {
+	return &lender{uri: uri, lent: make(chan struct{}, mostLent)}
+}
+
+// borrow waits for a connection, which has to be given back.
+func (l *lender) borrow(ctx context.Context) (*connection, error) {
+	select {
+	case l.lent <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for a connection to libvirt: %w", ctx.Err())
+	}
+	for {
+		l.mu.Lock()
+		last := len(l.idle) - 1
+		if last < 0 {
+			l.mu.Unlock()
+			break
+		}
+		conn := l.idle[last]
+		l.idle = l.idle[:last]
+		l.mu.Unlock()
+		if !conn.isLost() {
+			return conn, nil
+		}
+		conn.close()
+	}
+	conn, err := connectTo(ctx, l.uri)
+	if err != nil {
+		<-l.lent
+	}
+	return conn, err
+}
+
+func (l *lender) giveBack(conn *connection) {
+	defer func() { <-l.lent }()
+	lost := conn.isLost()
+	l.mu.Lock()
+	keep := !lost && !l.closed && len(l.idle) < mostIdle
+	if keep {
+		l.idle = append(l.idle, conn)
+	}
+	l.mu.Unlock()
+	if !keep {
+		conn.close()
+	}
+}
+
+// close ends the idle connections; those that are lent end when they are given back.
+func (l *lender) close() {
+	l.mu.Lock()
+	idle := l.idle
+	l.idle, l.closed = nil, true
+	l.mu.Unlock()
+	for _, conn := range idle {
+		conn.close()
+	}
+}
+
 // dial makes a connection that delivers events, with the pool ready.
 func (h *Host) dial(ctx context.Context) (*connection, error) {
 	conn, err := connectTo(ctx, h.opts.URI)
@@ -146,15 +234,10 @@ func (h *Host) keepConnected(conn *connection) {
 		select {
 		case <-conn.lost:
 		case <-h.ctx.Done():
-			h.mu.Lock()
-			h.conn = nil
-			h.mu.Unlock()
 			conn.close()
 			return
 		}
-		h.mu.Lock()
-		h.conn = nil
-		h.mu.Unlock()
+		h.setAway(true)
 		conn.close()
 		h.log.Warn("the connection to libvirt is lost", "uri", h.opts.URI)
 
@@ -173,12 +256,16 @@ func (h *Host) keepConnected(conn *connection) {
 			h.log.Debug("libvirt is still away", "uri", h.opts.URI, "error", err, "cause", errors.Unwrap(err))
 			wait = min(wait*2, 2*time.Second)
 		}
-		h.mu.Lock()
-		h.conn = conn
-		h.mu.Unlock()
+		h.setAway(false)
 		h.log.Info("the connection to libvirt is back", "uri", h.opts.URI)
 		h.notify("")
 	}
+}
+
+func (h *Host) setAway(away bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.away = away
 }
 
 func domainName(d *libvirt.Domain) string {

@@ -100,9 +100,11 @@ type Host struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // operations, watchers and the keeper of the connection
 
+	calls *lender
+
 	mu       sync.Mutex
 	closed   bool
-	conn     *connection // nil while the daemon is away
+	away     bool // the daemon is, as far as is known
 	watchers map[*watcher]struct{}
 	channels map[string]*channel // the open agent stream of each desktop
 
@@ -126,6 +128,7 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 	h := &Host{
 		opts:     opts,
 		log:      opts.Log,
+		calls:    newLender(opts.URI),
 		watchers: map[*watcher]struct{}{},
 		channels: map[string]*channel{},
 	}
@@ -138,7 +141,6 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		h.cancel()
 		return nil, err
 	}
-	h.conn = conn
 	h.wg.Add(1)
 	go func() {
 		defer h.wg.Done()
@@ -166,6 +168,7 @@ func (h *Host) Close() error {
 		c.Close()
 	}
 	h.wg.Wait()
+	h.calls.close()
 	return nil
 }
 
@@ -180,24 +183,22 @@ func (h *Host) begin() error {
 	return nil
 }
 
-// connection is the present one, with a reference of the caller's own.
-func (h *Host) connection() (*libvirt.Connect, error) {
+// borrow gives a connection to libvirt for one operation, unless the daemon is known to be away.
+func (h *Host) borrow(ctx context.Context) (*connection, error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.conn == nil {
+	away := h.away
+	h.mu.Unlock()
+	if away {
 		return nil, &desktop.Error{
 			Code:       desktop.Unavailable,
 			Message:    "libvirt is not reachable at " + h.opts.URI,
 			RetryAfter: 2 * time.Second,
 		}
 	}
-	if err := h.conn.Ref(); err != nil {
-		return nil, fmt.Errorf("hold the connection to libvirt: %w", err)
-	}
-	return h.conn.Connect, nil
+	return h.calls.borrow(ctx)
 }
 
-// run performs an operation on the present connection, which ends when ctx does or its time is
+// run performs an operation on a connection of its own, which ends when ctx does or its time is
 // over. The operation looks at its context between the calls it makes.
 func run[T any](ctx context.Context, h *Host, limit time.Duration, what string, operation func(context.Context, *libvirt.Connect) (T, error)) (T, error) {
 	type outcome struct {
@@ -216,14 +217,15 @@ func run[T any](ctx context.Context, h *Host, limit time.Duration, what string, 
 	go func() {
 		defer h.wg.Done()
 		defer cancel()
-		conn, err := h.connection()
+		conn, err := h.borrow(limited)
 		if err != nil {
 			done <- outcome{err: err}
 			return
 		}
-		defer conn.Close()
-		value, err := operation(limited, conn)
-		done <- outcome{value, explain(conn, what, err)}
+		value, err := operation(limited, conn.Connect)
+		err = explain(conn.Connect, what, err)
+		h.calls.giveBack(conn)
+		done <- outcome{value, err}
 	}()
 	select {
 	case o := <-done:

@@ -213,22 +213,16 @@ func TestLife(t *testing.T) {
 
 func findVolume(t *testing.T, h *Host, name string) (volume, bool, error) {
 	t.Helper()
-	c, err := h.connection()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c, giveBack := borrow(t, h)
+	defer giveBack()
 	return h.findVolume(c, name)
 }
 
 // domain gives the libvirt domain of a desktop, to do what guests and operators do.
 func domain(t *testing.T, h *Host, id string, fn func(*libvirt.Domain) error) {
 	t.Helper()
-	c, err := h.connection()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c, giveBack := borrow(t, h)
+	defer giveBack()
 	if found, err := h.withDomain(c, id, fn); err != nil || !found {
 		t.Fatalf("domain of %s: %v, %v", id, found, err)
 	}
@@ -295,11 +289,8 @@ func TestFailedStartIsUndone(t *testing.T) {
 	h := openTest(t, opts)
 	ctx := testContext(t)
 	spec := testSpec(importEmpty(t, h, "empty"))
-	c, err := h.connection()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c, giveBack := borrow(t, h)
+	defer giveBack()
 	// Somebody else's domain has the name.
 	foreign, err := c.DomainDefineXML(`<domain type='qemu'><name>` + opts.domainName(spec.ID) + `</name><memory>65536</memory><os><type machine='q35'>hvm</type></os></domain>`)
 	if err != nil {
@@ -438,11 +429,8 @@ func TestImages(t *testing.T) {
 			t.Errorf("remove image %s: %v", name, err)
 		}
 	}
-	c, err := h.connection()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c, giveBack := borrow(t, h)
+	defer giveBack()
 	volumes, err := h.listVolumes(c)
 	if err != nil {
 		t.Fatal(err)
@@ -531,4 +519,14 @@ func TestClosedHost(t *testing.T) {
 	if _, err := h.OpenAgent(testContext(t), desktop.NewID()); desktop.CodeOf(err) != desktop.Unavailable {
 		t.Errorf("OpenAgent: %v", err)
 	}
+}
+
+// borrow gives a test a connection of the host's.
+func borrow(t *testing.T, h *Host) (c *libvirt.Connect, giveBack func()) {
+	t.Helper()
+	conn, err := h.borrow(testContext(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn.Connect, func() { h.calls.giveBack(conn) }
 }

@@ -114,18 +114,12 @@ func (h *Host) ImportImage(ctx context.Context, files ImageFiles, progress func(
 		over = true
 	}()
 	return run(ctx, h, importTime, "import image "+files.Name, func(ctx context.Context, c *libvirt.Connect) (desktop.Image, error) {
-		// A connection of its own: gigabytes of data do not delay the control calls.
-		conn, err := connectTo(ctx, h.opts.URI)
-		if err != nil {
-			return desktop.Image{}, err
-		}
-		defer conn.close()
 		unlock, err := h.machines.lock(ctx, "image "+files.Digest)
 		if err != nil {
 			return desktop.Image{}, err
 		}
 		defer unlock()
-		image, err := h.importContent(ctx, conn.Connect, files, report)
+		image, err := h.importContent(ctx, c, files, report)
 		if err != nil {
 			return desktop.Image{}, err
 		}

@@ -79,11 +79,8 @@ func TestNetworkXML(t *testing.T) {
 // The networks that are made lie apart from each other and from all that the host has.
 func TestNetworks(t *testing.T) {
 	h := openTest(t, testOptions(t))
-	c, err := h.connection()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c, giveBack := borrow(t, h)
+	defer giveBack()
 	before, err := takenSubnets(c)
 	if err != nil {
 		t.Fatal(err)
