@@ -227,23 +227,23 @@ func run[T any](ctx context.Context, h *Host, limit time.Duration, what string, 
 		h.calls.giveBack(conn)
 		done <- outcome{value, err}
 	}()
+	o := outcome{err: context.DeadlineExceeded}
 	select {
-	case o := <-done:
-		if o.err != nil && ctx.Err() == nil && errors.Is(o.err, context.DeadlineExceeded) {
-			return none, tooSlow(what, limit)
-		}
-		return o.value, o.err
+	case o = <-done:
 	case <-limited.Done():
 		select {
-		case o := <-done: // it was the operation's own end
-			return o.value, o.err
+		case o = <-done: // it was the operation's own end
 		default:
 		}
-		if ctx.Err() != nil {
-			return none, fmt.Errorf("%s: %w", what, ctx.Err())
-		}
+	}
+	switch {
+	case o.err == nil || !errors.Is(o.err, context.DeadlineExceeded) && !errors.Is(o.err, context.Canceled):
+	case ctx.Err() != nil:
+		return none, fmt.Errorf("%s: %w", what, ctx.Err())
+	default:
 		return none, tooSlow(what, limit)
 	}
+	return o.value, o.err
 }
 
 func tooSlow(what string, limit time.Duration) error {
