@@ -42,7 +42,7 @@ func painted(width, height, seed int) *image.RGBA {
 }
 
 // paint covers the guest's display with a pattern.
-func (g *guest) paint(t *testing.T, seed int) *image.RGBA {
+func (g *guest) paint(t testing.TB, seed int) *image.RGBA {
 	t.Helper()
 	log := "/tmp/painted-" + strings.ReplaceAll(t.Name(), "/", "_")
 	g.sh(t, "rm -f "+log)
