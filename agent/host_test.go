@@ -79,7 +79,7 @@ func (d *display) Done() <-chan struct{}    { return d.done }
 func (d *display) Close() error             { return nil }
 
 // pair connects a host with a guest that has displays, one after another.
-func pair(t *testing.T, displays ...Display) desktop.Agent {
+func pair(t testing.TB, displays ...Display) desktop.Agent {
 	t.Helper()
 	p := newPort()
 	var opened atomic.Int32
@@ -94,7 +94,7 @@ func pair(t *testing.T, displays ...Display) desktop.Agent {
 }
 
 // status waits for a status that is as wanted.
-func status(t *testing.T, a desktop.Agent, ok func(desktop.AgentStatus) bool) {
+func status(t testing.TB, a desktop.Agent, ok func(desktop.AgentStatus) bool) {
 	t.Helper()
 	for !ok(a.Status()) {
 		wait(t, a.Changed(), fmt.Sprintf("a status other than %+v", a.Status()))

@@ -134,7 +134,7 @@ func (p *port) stale(toGuest, toHost []byte) {
 }
 
 // startGuest runs an agent in this process; stop ends it as a kill would, and waits.
-func startGuest(t *testing.T, p *port, o Options) (stop func()) {
+func startGuest(t testing.TB, p *port, o Options) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	if o.Log == nil {
@@ -164,7 +164,7 @@ func startGuest(t *testing.T, p *port, o Options) (stop func()) {
 	return stop
 }
 
-func testLog(t *testing.T) *slog.Logger {
+func testLog(t testing.TB) *slog.Logger {
 	if os.Getenv("AGENT_TEST_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}
@@ -173,7 +173,7 @@ func testLog(t *testing.T) *slog.Logger {
 
 const patience = 60 * time.Second
 
-func wait[T any](t *testing.T, c <-chan T, what string) T {
+func wait[T any](t testing.TB, c <-chan T, what string) T {
 	t.Helper()
 	select {
 	case v := <-c:
@@ -187,13 +187,13 @@ func wait[T any](t *testing.T, c <-chan T, what string) T {
 // testDesktop is whose link the tests' is.
 const testDesktop = "dt-test"
 
-func testContext(t *testing.T) context.Context {
+func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-func connect(t *testing.T, c *Connector, pipe io.ReadWriteCloser) desktop.Agent {
+func connect(t testing.TB, c *Connector, pipe io.ReadWriteCloser) desktop.Agent {
 	t.Helper()
 	if c.Log == nil {
 		c.Log = testLog(t)
