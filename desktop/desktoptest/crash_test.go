@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -185,7 +186,7 @@ func (o operation) arrange(ctx context.Context, folder string, host *desktoptest
 	if err := prepare(ctx, folder); err != nil || o.from == "" {
 		return "", err
 	}
-	p, err := begin(ctx, folder, host, desktoptest.NewMortal(0))
+	p, err := begin(ctx, folder, host, desktoptest.NewMortal("", 0))
 	if err != nil {
 		return "", err
 	}
@@ -215,14 +216,14 @@ func (o operation) run(ctx context.Context, p *process, id string) error {
 
 // recover starts another process, repeats the request and says what is wrong then.
 func (o operation) recover(ctx context.Context, folder string, host *desktoptest.Host, id string) error {
-	p, err := begin(ctx, folder, host, desktoptest.NewMortal(0))
+	p, err := begin(ctx, folder, host, desktoptest.NewMortal("", 0))
 	if err != nil {
 		return err
 	}
 	defer p.end()
 	path := strings.ReplaceAll(o.path, "{id}", id)
 	again := p.send(ctx, o.method, path, o.body, "once-1")
-	if !contains(o.good, again.Code) {
+	if !slices.Contains(o.good, again.Code) {
 		return fmt.Errorf("the repetition is answered %d %s", again.Code, again.Body)
 	}
 	if err := await(ctx, func() error { return o.settled(ctx, p) }); err != nil {
@@ -242,15 +243,6 @@ func (o operation) recover(ctx context.Context, folder string, host *desktoptest
 		}
 	}
 	return o.check(folder, host)
-}
-
-func contains(list []int, n int) bool {
-	for _, m := range list {
-		if m == n {
-			return true
-		}
-	}
-	return false
 }
 
 // check compares the database with the host, by itself.
@@ -340,48 +332,94 @@ func copyFolder(t *testing.T, from, to string) {
 	}
 }
 
+// moment is a moment of a process's life: the nth of its name.
+type moment struct {
+	name string
+	nth  int
+}
+
+// moments are those of the operation when nothing dies.
+func (o operation) moments(t *testing.T, template, id string) []moment {
+	t.Helper()
+	folder := filepath.Join(tempFolder(t), "life")
+	copyFolder(t, template, folder)
+	host := openHost(t, folder)
+	p, err := begin(t.Context(), folder, host, desktoptest.NewMortal("", 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.run(t.Context(), p, id); err != nil {
+		t.Fatalf("without a crash: %v", err)
+	}
+	p.end()
+	var list []moment
+	seen := map[string]int{}
+	for _, name := range p.mortal.Passed() {
+		seen[name]++
+		list = append(list, moment{name, seen[name]})
+	}
+	return list
+}
+
+// looks are calls whose number follows from when events come in, and which change nothing.
+var looks = []string{"Inspect", "List", "Desktop", "Desktops", "Image"}
+
+func (m moment) isLook() bool {
+	_, call, _ := strings.Cut(m.name, " ")
+	return slices.Contains(looks, call)
+}
+
+func openHost(t *testing.T, folder string) *desktoptest.Host {
+	t.Helper()
+	host, err := desktoptest.NewHost(filepath.Join(folder, "host.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.Problem = func(problem string) { t.Error(problem) }
+	return host
+}
+
 func TestCrashAtEveryMoment(t *testing.T) {
 	points, names := 0, map[string]int{}
 	for _, o := range operations {
 		t.Run(o.name, func(t *testing.T) {
 			template, id := o.template(t)
 			folder := filepath.Join(tempFolder(t), "life")
-			for n := 1; ; n++ {
+			died := 0
+			for _, m := range o.moments(t, template, id) {
 				copyFolder(t, template, folder)
-				host, err := desktoptest.NewHost(filepath.Join(folder, "host.json"))
-				if err != nil {
-					t.Fatal(err)
-				}
-				host.Problem = func(problem string) { t.Error(problem) }
-				mortal := desktoptest.NewMortal(n)
+				host := openHost(t, folder)
+				mortal := desktoptest.NewMortal(m.name, m.nth)
 				p, err := begin(t.Context(), folder, host, mortal)
 				if err == nil {
 					if err := o.run(t.Context(), p, id); err != nil {
-						t.Fatalf("without a crash: %v", err)
+						t.Fatalf("to die at %v: %v", m, err)
 					}
 					p.end()
 				} else if !mortal.Dead() {
 					t.Fatal(err)
 				}
-				passed := mortal.Passed()
-				if !mortal.Dead() {
-					t.Logf("%d moments", n-1)
-					if n < 10 {
-						t.Errorf("it never died: %v", passed)
-					}
-					break
+				switch {
+				case mortal.Dead():
+					died++
+					names[m.name]++
+				case !m.isLook():
+					t.Errorf("it did not come to %v: %v", m, mortal.Passed())
 				}
-				points++
-				names[passed[len(passed)-1]]++
 				if err := o.recover(t.Context(), folder, host, id); err != nil {
-					t.Fatalf("died at %d, %s: %v\nmoments: %v", n, passed[len(passed)-1], err, passed)
+					t.Fatalf("died at %v: %v\nmoments: %v", m, err, mortal.Passed())
 				}
 			}
+			t.Logf("%d crash points", died)
+			points += died
 		})
 	}
 	t.Logf("%d crash points: %v", points, names)
+	if t.Failed() || testing.Short() {
+		return
+	}
 	for _, name := range []string{"InsertDesktop", "UpdateDesktop", "Take", "Finish", "InsertProvider", "Inspect", "Start", "disk", "definition",
-		"turning on", "Stop", "shutdown", "Remove", "forgetting", "deleting the disk"} {
+		"turning on", "Stop", "request to shut down", "shutdown", "Remove", "forgetting", "deleting the disk"} {
 		if names["before "+name] == 0 || names["after "+name] == 0 {
 			t.Errorf("it never died around %s", name)
 		}
@@ -403,15 +441,15 @@ func TestMain(m *testing.M) {
 }
 
 // live does one operation in this process, which kills itself at its moment: folder, operation,
-// moment, desktop, one a line.
+// name and number of the moment, desktop, one a line.
 func live(ctx context.Context, life string) error {
 	parts := strings.Split(life, "\n")
-	folder, id := parts[0], parts[3]
+	folder, name, id := parts[0], parts[2], parts[4]
 	number, err := strconv.Atoi(parts[1])
 	if err != nil {
 		return err
 	}
-	n, err := strconv.Atoi(parts[2])
+	nth, err := strconv.Atoi(parts[3])
 	if err != nil {
 		return err
 	}
@@ -419,7 +457,7 @@ func live(ctx context.Context, life string) error {
 	if err != nil {
 		return err
 	}
-	mortal := desktoptest.NewMortal(n)
+	mortal := desktoptest.NewMortal(name, nth)
 	mortal.Die = func() {
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
@@ -441,27 +479,24 @@ func TestKilledAtMoments(t *testing.T) {
 		t.Run(o.name, func(t *testing.T) {
 			template, id := o.template(t)
 			folder := filepath.Join(tempFolder(t), "life")
-			for n := 1 + number%stride; ; n += stride {
+			moments := o.moments(t, template, id)
+			for i := number % stride; i < len(moments); i += stride {
+				m := moments[i]
 				copyFolder(t, template, folder)
 				child := exec.CommandContext(t.Context(), os.Args[0])
-				child.Env = append(os.Environ(), lifeVariable+"="+strings.Join([]string{folder, strconv.Itoa(number), strconv.Itoa(n), id}, "\n"))
+				child.Env = append(os.Environ(), lifeVariable+"="+strings.Join([]string{folder, strconv.Itoa(number), m.name, strconv.Itoa(m.nth), id}, "\n"))
 				var said bytes.Buffer
 				child.Stderr, child.Stdout = &said, io.Discard
-				err := child.Run()
-				if err == nil {
-					break // it is done before that moment
+				if err := child.Run(); err == nil && m.isLook() {
+					continue // it was done before that moment
 				}
 				status, ok := child.ProcessState.Sys().(syscall.WaitStatus)
 				if !ok || !status.Signaled() || status.Signal() != syscall.SIGKILL {
-					t.Fatalf("the child ended with %v: %s", err, said.String())
+					t.Fatalf("to be killed at %v, the child ended with %v: %s", m, child.ProcessState, said.String())
 				}
 				kills++
-				host, err := desktoptest.NewHost(filepath.Join(folder, "host.json"))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := o.recover(t.Context(), folder, host, id); err != nil {
-					t.Fatalf("killed at moment %d: %v", n, err)
+				if err := o.recover(t.Context(), folder, openHost(t, folder), id); err != nil {
+					t.Fatalf("killed at %v: %v", m, err)
 				}
 			}
 		})

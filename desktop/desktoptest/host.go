@@ -14,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bureau/desktop"
@@ -357,10 +358,15 @@ func (h *Host) OpenScreen(context.Context, string) (desktop.Screen, error) {
 }
 
 // Agents connects to agents that are ready at once and do nothing.
-type Agents struct{}
+type Agents struct {
+	Connected *atomic.Int64 // counts them, when not nil
+}
 
 // Connect implements desktop.AgentConnector.
-func (Agents) Connect(context.Context, string, io.ReadWriteCloser) (desktop.Agent, error) {
+func (a Agents) Connect(context.Context, string, io.ReadWriteCloser) (desktop.Agent, error) {
+	if a.Connected != nil {
+		a.Connected.Add(1)
+	}
 	return &agent{changed: make(chan struct{}), done: make(chan struct{})}, nil
 }
 

@@ -17,18 +17,21 @@ type Mortal struct {
 	// Die, when not nil, ends the real process instead.
 	Die func()
 
+	name string // the moment of its death; "" for none
+	nth  int
+
 	mu      sync.Mutex
-	left    int // moments until death; 0 for none
-	passed  int
-	died    chan struct{}
 	moments []string // those that have passed
+	died    chan struct{}
 }
 
 // errDead is what a dead process's calls come to. Nothing is concluded from it.
 var errDead = desktop.Errorf(desktop.Unavailable, "the process is dead")
 
-// NewMortal makes a process that dies at its nth moment, or does not when n is 0.
-func NewMortal(n int) *Mortal { return &Mortal{left: n, died: make(chan struct{})} }
+// NewMortal makes a process that dies at the nth moment of a name, or does not when that is "".
+func NewMortal(name string, nth int) *Mortal {
+	return &Mortal{name: name, nth: nth, died: make(chan struct{})}
+}
 
 // Died is closed when it has died.
 func (m *Mortal) Died() <-chan struct{} { return m.died }
@@ -56,9 +59,11 @@ func (m *Mortal) moment(name string) error {
 	if m.Dead() {
 		return errDead
 	}
-	m.passed++
 	m.moments = append(m.moments, name)
-	if m.left == 0 || m.passed < m.left {
+	if name != m.name {
+		return nil
+	}
+	if m.nth--; m.nth > 0 {
 		return nil
 	}
 	if m.Die != nil {
