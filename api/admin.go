@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/mail"
@@ -50,11 +51,20 @@ func (s *Server) adminRoutes() {
 		users, err := s.accounts.Users(ctx)
 		return &usersAnswer{append([]desktop.User{}, users...)}, err
 	})
-	register(s, operator, huma.Operation{
+	register(s, operator, once(huma.Operation{
 		OperationID: "createUser", Method: http.MethodPost, Path: "/v1/admin/users", Tags: []string{tagOperator},
 		Summary: "Create a user", DefaultStatus: http.StatusCreated,
 		Errors: []int{http.StatusConflict},
-	}, func(ctx context.Context, in *userInput) (*userAnswer, error) {
+	}, keepAnswer), func(ctx context.Context, in *userInput) (*userAnswer, error) {
+		if id := doneBefore(ctx); id != "" {
+			users, err := s.accounts.Users(ctx)
+			for _, user := range users {
+				if user.ID == id {
+					return &userAnswer{user}, nil
+				}
+			}
+			return nil, cmp.Or(err, error(desktop.Errorf(desktop.NotFound, "there is no user %s", id)))
+		}
 		address, err := mail.ParseAddress(in.Body.Email)
 		if err != nil || address.Address != in.Body.Email {
 			return nil, desktop.Errorf(desktop.Invalid, "email: expected an e-mail address")
@@ -85,11 +95,14 @@ func (s *Server) adminRoutes() {
 		Location string `header:"Location"`
 		Body     NewKey
 	}
-	register(s, operator, huma.Operation{
+	register(s, operator, once(huma.Operation{
 		OperationID: "createKey", Method: http.MethodPost, Path: "/v1/admin/keys", Tags: []string{tagOperator},
 		Summary: "Create a key", Description: "Its secret is in this answer and nowhere else.",
 		DefaultStatus: http.StatusCreated, Errors: []int{http.StatusNotFound, http.StatusConflict},
-	}, func(ctx context.Context, in *keyInput) (*newKeyAnswer, error) {
+	}, makeAnswer), func(ctx context.Context, in *keyInput) (*newKeyAnswer, error) {
+		if id := doneBefore(ctx); id != "" {
+			return nil, secretGone("key "+id, id, "revoke the key, and make another")
+		}
 		capabilities := in.Body.Capabilities
 		if capabilities == nil {
 			capabilities = desktop.DefaultCapabilities()

@@ -53,7 +53,7 @@ func newBench(t *testing.T, change func(*Options)) *bench {
 	b.AddProvider("prv-1", "usr-1", "")
 	b.AddProvider("prv-2", "usr-1", "dt-1")
 	b.AddProvider("prv-3", "usr-2", "dt-2")
-	options := Options{Desktops: b.World, Accounts: b.World, Providers: b.World.Providers(), Usage: b.World, Assistant: b.chat.Service, Version: "test",
+	options := Options{Desktops: b.World, Accounts: b.World, Providers: b.World.Providers(), Usage: b.World, Claims: b.chat.Store, Assistant: b.chat.Service, Version: "test",
 		Logger: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	if change != nil {
 		change(&options)

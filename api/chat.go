@@ -90,7 +90,7 @@ func (s *Server) chatRoutes() {
 	stream := &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString},
 		Example: "id: 2\nevent: text\ndata: {\"text\":\"I \"}\n\n"}
 
-	register(s, needs(desktop.CanChat), huma.Operation{
+	register(s, needs(desktop.CanChat), once(huma.Operation{
 		OperationID: "chat", Method: http.MethodPost, Path: desktopPath + "/chat", Tags: []string{tagChat},
 		Summary: "Give the desktop's agent a message",
 		Description: "Waits for the turn's end, however it ends: `stopReason` says how. With `Accept: text/event-stream` it is told as it happens. " + chatEvents +
@@ -99,10 +99,16 @@ func (s *Server) chatRoutes() {
 		Errors:       []int{http.StatusConflict},
 		Responses: map[string]*huma.Response{"200": {Description: "The turn, ended",
 			Content: map[string]*huma.MediaType{"application/json": {Schema: turn}, eventStream: stream}}},
-	}, func(ctx context.Context, in *bodyInput[ChatRequest]) (*bodyAnswer, error) {
+	}, makeAnswer), func(ctx context.Context, in *bodyInput[ChatRequest]) (*bodyAnswer, error) {
 		r := in.Body
-		begun, err := s.assistant.Begin(ctx, callerOf(ctx), in.ID, assistant.Prompt{Message: r.Message, SessionID: r.SessionID, Model: r.Model,
-			MaxSteps: r.MaxSteps, Timeout: time.Duration(r.TimeoutMs) * time.Millisecond})
+		var begun assistant.Turn
+		var err error
+		if id := doneBefore(ctx); id != "" {
+			begun, err = s.assistant.Turn(ctx, callerOf(ctx), in.ID, id)
+		} else {
+			begun, err = s.assistant.Begin(ctx, callerOf(ctx), in.ID, assistant.Prompt{Message: r.Message, SessionID: r.SessionID, Model: r.Model,
+				MaxSteps: r.MaxSteps, Timeout: time.Duration(r.TimeoutMs) * time.Millisecond})
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -55,13 +55,17 @@ func (s *Server) desktopRoutes() {
 		Location string `header:"Location" doc:"Path of the new desktop"`
 		Body     desktop.Desktop
 	}
-	register(s, needs(desktop.CanManage), huma.Operation{
+	register(s, needs(desktop.CanManage), once(huma.Operation{
 		OperationID: "createDesktop", Method: http.MethodPost, Path: "/v1/desktops", Tags: []string{tagDesktops},
 		Summary: "Create a desktop", Description: "Answers once that is recorded; the desktop then boots unless `start` is false.",
 		DefaultStatus: http.StatusCreated,
 		Errors:        []int{http.StatusNotFound, http.StatusConflict, http.StatusInsufficientStorage},
-	}, func(ctx context.Context, in *createInput) (*createAnswer, error) {
+	}, keepAnswer), func(ctx context.Context, in *createInput) (*createAnswer, error) {
 		draft, caller := valueOf(in.Body), callerOf(ctx)
+		if id := doneBefore(ctx); id != "" {
+			d, err := s.desktops.Get(ctx, caller, id)
+			return &createAnswer{"/v1/desktops/" + url.PathEscape(id), d}, err
+		}
 		if draft.Owner != "" && !caller.Local {
 			return nil, desktop.Errorf(desktop.Invalid, "owner: only the operator on the administration socket names one")
 		}

@@ -41,7 +41,10 @@ func (s *Server) leaseRoutes() {
 			"lease and the token stays.\n\nIt answers when nobody else's input is being done any more; what is under way has "+
 			"two seconds to end and is then stopped. Commands that run go on, as all programs of the desktop do.")
 	taking.Errors = []int{http.StatusConflict, http.StatusLocked}
-	register(s, needs(desktop.CanControl), taking, func(ctx context.Context, in *optionalInput[LeaseRequest]) (*takenAnswer, error) {
+	register(s, needs(desktop.CanControl), once(taking, makeAnswer), func(ctx context.Context, in *optionalInput[LeaseRequest]) (*takenAnswer, error) {
+		if id := doneBefore(ctx); id != "" {
+			return nil, secretGone("a lease of desktop "+id, id, "end the lease, and take it again")
+		}
 		body := valueOf(in.Body)
 		lease, token, err := s.desktops.TakeLease(ctx, callerOf(ctx), in.ID, body.Holder, milliseconds(body.DurationMs))
 		return &takenAnswer{TakenLease{lease, token}}, err

@@ -19,12 +19,16 @@ func (s *Server) lifecycleRoutes() {
 		{"stop", "Stop a desktop", "An orderly shutdown, forced after a grace period. Answers at once. One that is stopped stays as it is.", Desktops.Stop},
 		{"restart", "Restart a desktop", "Stops it and starts it. Answers at once.", Desktops.Restart},
 	} {
-		register(s, needs(desktop.CanLifecycle), huma.Operation{
+		register(s, needs(desktop.CanLifecycle), once(huma.Operation{
 			OperationID: route.verb + "Desktop", Method: http.MethodPost, Path: desktopPath + "/" + route.verb, Tags: []string{tagDesktops},
 			Summary: route.summary, Description: route.description,
 			DefaultStatus: http.StatusAccepted,
 			Errors:        []int{http.StatusConflict, http.StatusInsufficientStorage},
-		}, func(ctx context.Context, in *DesktopPath) (*desktopAnswer, error) {
+		}, keepAnswer), func(ctx context.Context, in *DesktopPath) (*desktopAnswer, error) {
+			if doneBefore(ctx) != "" {
+				d, err := s.desktops.Get(ctx, callerOf(ctx), in.ID)
+				return &desktopAnswer{d}, err
+			}
 			d, err := route.do(s.desktops, ctx, callerOf(ctx), in.ID)
 			return &desktopAnswer{d}, err
 		})

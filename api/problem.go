@@ -51,6 +51,8 @@ var kinds = []Kind{
 		"The body did not arrive in time. Send it again."},
 	{string(desktop.Conflict), http.StatusConflict, "Conflict",
 		"Not in the present state, which the sentence names. Wait for another state, or lead there."},
+	{string(keyReused), http.StatusUnprocessableEntity, "Idempotency key reused",
+		"The Idempotency-Key came with another request within the last 24 hours. Make a new key for each request, and send a repetition exactly as the first."},
 	{string(desktop.TooLarge), http.StatusRequestEntityTooLarge, "Too large",
 		"The request is over a documented limit. Send less at once."},
 	{string(unsupportedMedia), http.StatusUnsupportedMediaType, "Unsupported media type",
@@ -131,6 +133,8 @@ func (*Problem) TransformSchema(r huma.Registry, schema *huma.Schema) *huma.Sche
 		Description: "With status 423: who holds the desktop's input", Examples: []any{"ada@example.org"}}
 	schema.Properties["expiresAt"] = &huma.Schema{Type: huma.TypeString, Format: "date-time",
 		Description: "With status 423: when that ends at the latest, unless it is renewed"}
+	schema.Properties["made"] = &huma.Schema{Type: huma.TypeString,
+		Description: "With status 409 of a repetition: id of what the first request with its Idempotency-Key has made"}
 	schema.Properties["acted"] = &huma.Schema{Type: huma.TypeBoolean,
 		Description: "true when the input was done and only what comes after it failed: do not do it again"}
 	schema.Properties["index"] = &huma.Schema{Type: huma.TypeInteger, Description: "Of several actions: the one that failed, from 0"}

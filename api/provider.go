@@ -67,11 +67,15 @@ func (s *Server) providerRoutes() {
 		Location string `header:"Location" doc:"Path of the new provider"`
 		Body     provider.Provider
 	}
-	register(s, needs(desktop.CanProvide), huma.Operation{
+	register(s, needs(desktop.CanProvide), once(huma.Operation{
 		OperationID: "createProvider", Method: http.MethodPost, Path: path, Tags: []string{tagModels},
 		Summary: "Add a model provider", Description: "For the caller's desktops. Its key is kept sealed and never shown again.",
 		DefaultStatus: http.StatusCreated, Errors: []int{http.StatusNotFound, http.StatusConflict},
-	}, func(ctx context.Context, in *createInput) (*createAnswer, error) {
+	}, keepAnswer), func(ctx context.Context, in *createInput) (*createAnswer, error) {
+		if id := doneBefore(ctx); id != "" {
+			p, err := s.providers.Get(ctx, callerOf(ctx), id)
+			return &createAnswer{path + "/" + url.PathEscape(id), p}, err
+		}
 		p, err := s.providers.Create(ctx, callerOf(ctx), in.Body)
 		return &createAnswer{path + "/" + url.PathEscape(p.ID), p}, err
 	})
@@ -160,22 +164,14 @@ type DesktopDraft struct {
 
 // create makes a desktop together with its provider, or neither.
 func (s *Server) create(ctx context.Context, caller desktop.Caller, draft DesktopDraft) (desktop.Desktop, error) {
-	if draft.ProviderConfig == nil {
-		return s.desktops.Create(ctx, caller, draft.Draft)
-	}
-	if err := s.providers.CheckConfig(caller, *draft.ProviderConfig); err != nil {
-		return desktop.Desktop{}, err
-	}
-	d, err := s.desktops.Create(ctx, caller, draft.Draft)
-	if err != nil {
-		return d, err
-	}
-	if _, err := s.providers.SetOfDesktop(ctx, caller, d.ID, *draft.ProviderConfig); err != nil {
-		// The caller is told that there is none, so there must be none.
-		if undo := s.desktops.Destroy(context.WithoutCancel(ctx), caller, d.ID); undo != nil {
-			s.log.Error("a desktop whose provider could not be kept is there all the same", "desktop", d.ID, "error", undo)
+	if draft.ProviderConfig != nil {
+		if err := s.providers.CheckConfig(caller, *draft.ProviderConfig); err != nil {
+			return desktop.Desktop{}, err
 		}
-		return desktop.Desktop{}, err
+		draft.Prepare = func(ctx context.Context, id string) error {
+			_, err := s.providers.SetOfDesktop(ctx, caller, id, *draft.ProviderConfig)
+			return err
+		}
 	}
-	return d, nil
+	return s.desktops.Create(ctx, caller, draft.Draft)
 }

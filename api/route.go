@@ -80,6 +80,10 @@ func register[I, O any](s *Server, r rule, op huma.Operation, handler func(conte
 		failures = append(failures, http.StatusNotFound)
 	}
 	op.Middlewares = append(op.Middlewares, s.body(limit))
+	kept, isOnce := op.Metadata[onceKey].(answerKept)
+	if isOnce {
+		op.Middlewares = append(op.Middlewares, s.only(kept))
+	}
 
 	switch r.kind {
 	case forAnybody:
@@ -117,6 +121,9 @@ func register[I, O any](s *Server, r rule, op huma.Operation, handler func(conte
 		documented.Parameters = append(documented.Parameters, &huma.Param{Name: leaseHeader, In: "header",
 			Description: "Token of the desktop's input lease, while the caller holds it", Schema: &huma.Schema{Type: huma.TypeString}})
 		failures = append(failures, http.StatusLocked)
+	}
+	if isOnce {
+		failures = append(failures, s.documentOnce(documented, kept)...)
 	}
 	if documented.RequestBody != nil {
 		failures = append(failures, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)

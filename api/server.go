@@ -10,6 +10,7 @@
 //	guard      who is it, how often, may it                (route.go)   401, 429, 403
 //	existence  is there such a desktop, for this caller    (route.go)   404
 //	body       read within its limits, then validated      (route.go)   400, 408, 413, 415
+//	only       is it the first with its Idempotency-Key    (idempotency.go)  409, 422
 //	handler    the domain's answer                                      409, 503 and the rest
 //
 // so that whoever may not know of a desktop learns nothing from the errors either.
@@ -70,6 +71,12 @@ type Desktops interface {
 	TakeLease(ctx context.Context, caller desktop.Caller, id, holder string, duration time.Duration) (lease desktop.Lease, token string, err error)
 	ReleaseLease(ctx context.Context, caller desktop.Caller, id string) error
 
+	// Orphans lists what is on the host and no desktop here owns, RemoveOrphan deletes a volume of it,
+	// and Adopt makes a desktop of a machine of it. They are the operator's.
+	Orphans(ctx context.Context, caller desktop.Caller) (desktop.Orphans, error)
+	RemoveOrphan(ctx context.Context, caller desktop.Caller, volume string) error
+	Adopt(ctx context.Context, caller desktop.Caller, name, owner string) (desktop.Desktop, error)
+
 	// Ready tells whether the appliance can do its work.
 	Ready(ctx context.Context) error
 }
@@ -100,8 +107,9 @@ type Options struct {
 	// Providers and Usage are of the models that desktops use. They are required like those above.
 	Providers Providers
 	Usage     Usage
-	Render    Renderer     // picture.Render when nil
-	Logger    *slog.Logger // none when nil
+	Claims    desktop.Claims // remembers requests with an Idempotency-Key
+	Render    Renderer       // picture.Render when nil
+	Logger    *slog.Logger   // none when nil
 
 	// RatePerMinute is how many requests a minute one key may make, 0 for any number; Burst is how
 	// many of them at once (RatePerMinute when 0).
@@ -121,6 +129,7 @@ type Server struct {
 	accounts  Accounts
 	providers Providers
 	usage     Usage
+	claims    desktop.Claims
 	assistant Assistant
 	album     *album
 	log       *slog.Logger
@@ -144,6 +153,7 @@ func New(o Options) *Server {
 		accounts:  o.Accounts,
 		providers: o.Providers,
 		usage:     o.Usage,
+		claims:    o.Claims,
 		assistant: o.Assistant,
 		log:       o.Logger,
 		rates:     newLimiter(o.RatePerMinute, o.Burst),
@@ -191,6 +201,7 @@ func New(o Options) *Server {
 	s.chatRoutes()
 	s.completionRoutes()
 	s.adminRoutes()
+	s.orphanRoutes()
 	s.documentRoutes()
 
 	var err error

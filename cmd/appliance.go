@@ -110,6 +110,7 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 		Accounts:      accounts,
 		Providers:     lender.providers,
 		Usage:         lender.meter,
+		Claims:        kept,
 		Assistant:     agents,
 		Logger:        log,
 		RatePerMinute: float64(c.RateLimit),

@@ -23,7 +23,7 @@ func (a *app) desktopCommand() *cobra.Command {
 		a.desktopChange("start", "Turn on", "Turn a stopped desktop on. One that runs stays as it is.", desktop.Running),
 		a.desktopChange("stop", "Shut down", "Shut a desktop down in an orderly way, and turn it off if it takes too long. Its disk is kept.", desktop.Stopped),
 		a.desktopChange("restart", "Shut down and turn on again", "Shut a desktop down and turn it on again.", desktop.Running),
-		a.desktopDestroy(), a.desktopRename(), a.desktopSet(),
+		a.desktopDestroy(), a.desktopRename(), a.desktopSet(), a.desktopAdopt(),
 		a.desktopScreenshot(), a.desktopClick(), a.desktopMove(), a.desktopDrag(), a.desktopScroll(),
 		a.desktopType(), a.desktopKey(), a.desktopActions(), a.desktopWindows(), a.desktopClipboard(), a.desktopResize(),
 		a.desktopExec(), a.desktopBash(), a.desktopLease())

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"bureau/cmd/config"
+	"bureau/desktop"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -85,7 +86,34 @@ func (a *app) examine(ctx context.Context) []Check {
 	} else {
 		checks = append(checks, a.parts.Checks(ctx, settings)...)
 	}
-	return append(checks, checkBuilder(), a.checkAppliance(ctx, settings))
+	appliance := a.checkAppliance(ctx, settings)
+	checks = append(checks, checkBuilder(), appliance)
+	if appliance.OK {
+		checks = append(checks, a.checkOrphans(ctx)...)
+	}
+	return checks
+}
+
+// checkOrphans asks the appliance for what no desktop owns. One that is asked with a key does not say.
+func (a *app) checkOrphans(ctx context.Context) []Check {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	found, err := a.orphans(ctx)
+	if desktop.CodeOf(err) == desktop.Forbidden {
+		return nil
+	}
+	machines := Check{Name: "machines", OK: true, Detail: "each belongs to a desktop"}
+	volumes := Check{Name: "volumes", OK: true, Detail: "each is needed"}
+	if err != nil {
+		return []Check{{Name: "machines", Warning: true, Detail: "what no desktop owns is not known: " + err.Error()}}
+	}
+	if n := len(found.Machines); n > 0 {
+		machines = Check{Name: "machines", Warning: true, Detail: fmt.Sprintf("%d without a record, left alone", n), Fix: "bureau gc, and bureau desktop adopt"}
+	}
+	if n := len(found.Volumes); n > 0 {
+		volumes = Check{Name: "volumes", Warning: true, Detail: fmt.Sprintf("%d that nothing needs, %s", n, humanBytes(sizeOf(found.Volumes))), Fix: "bureau gc --remove"}
+	}
+	return []Check{machines, volumes}
 }
 
 // checkAppliance asks the appliance whether it is ready, and if there is none, whether another

@@ -113,6 +113,8 @@ type Record struct {
 	Boot Boot
 	// Failure, when not empty, is why the Manager gave up on the wish until the next request.
 	Failure string
+	// HasDisk says that a disk was made for it. One that is lost is never replaced by an empty one.
+	HasDisk bool
 
 	// Lease is the last one that was taken of the desktop's input, also when it has expired.
 	Lease LeaseRecord

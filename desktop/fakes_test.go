@@ -60,6 +60,16 @@ func (s *memoryStore) UpdateDesktop(_ context.Context, id string, change func(*R
 	return r, nil
 }
 
+func (s *memoryStore) Desktop(_ context.Context, id string) (Record, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.recs[id]
+	if !ok {
+		return Record{}, Errorf(NotFound, "no desktop %s", id)
+	}
+	return r, nil
+}
+
 func (s *memoryStore) Desktops(_ context.Context, page Page) ([]Record, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -215,6 +225,12 @@ func (f *fakeMachines) Inspect(_ context.Context, id string) (Machine, error) {
 }
 
 func (f *fakeMachines) List(context.Context) ([]Machine, error) { return nil, nil }
+
+func (f *fakeMachines) Describe(context.Context, string) (Spec, error) {
+	return Spec{}, Errorf(NotFound, "this host describes nothing")
+}
+func (f *fakeMachines) Unused(context.Context) ([]Volume, error)   { return nil, nil }
+func (f *fakeMachines) RemoveUnused(context.Context, string) error { return nil }
 
 func (f *fakeMachines) Watch(ctx context.Context) <-chan string {
 	in, out := make(chan string, 100), make(chan string)

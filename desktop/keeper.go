@@ -76,10 +76,16 @@ func (k *keeper) record() Record {
 
 // change changes the record, in the store first, and wakes the keeper. A step under way towards
 // another wish is interrupted. errUnchanged from fn is success.
+//
+// A caller who goes while the store is writing does not cut that off: rec would be older than the
+// store if the change had happened all the same.
 func (k *keeper) change(ctx context.Context, fn func(*Record) error) error {
 	k.changing.Lock()
 	defer k.changing.Unlock()
-	record, err := k.m.store.UpdateDesktop(ctx, k.id, fn)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	record, err := k.m.store.UpdateDesktop(context.WithoutCancel(ctx), k.id, fn)
 	if errors.Is(err, errUnchanged) {
 		return nil
 	}
@@ -170,20 +176,27 @@ func (k *keeper) approach(ctx context.Context, record Record) (time.Duration, er
 	if err != nil {
 		return 0, err
 	}
-	k.see(machine)
+	rebooted := k.see(machine)
 	off := machine.State == MachineOff || machine.State == MachineAbsent
 	if off {
-		k.endSession()
 		k.display.close()
+	}
+	if off || rebooted { // the agent that answered is no more
+		k.endSession()
 	}
 
 	switch {
 	case record.Wish == WishDestroy:
 		return 0, k.destroy(ctx)
+	case machine.State != MachineAbsent && !record.HasDisk && record.Boot == BootNone:
+		return 0, k.settle(func(r *Record) { r.HasDisk = true }, record) // of a record that did not tell yet
 	case record.Failure != "":
 		return glance, nil
 	case record.Wish == WishHalt:
-		if off {
+		switch {
+		case machine.State == MachineAbsent && record.HasDisk:
+			return 0, k.fail(record, gone(machine))
+		case off:
 			return glance, nil
 		}
 		return 0, k.stop(ctx)
@@ -195,7 +208,7 @@ func (k *keeper) approach(ctx context.Context, record Record) (time.Duration, er
 	case record.Boot == BootStart && off:
 		return 0, k.start(ctx, record)
 	case record.Boot == BootStart:
-		return 0, k.settle(func(r *Record) { r.Boot = BootNone }, record)
+		return 0, k.settle(func(r *Record) { r.Boot, r.HasDisk = BootNone, true }, record)
 	case off:
 		return 0, k.explainOff(ctx, record, machine)
 	}
@@ -206,10 +219,24 @@ func (k *keeper) approach(ctx context.Context, record Record) (time.Duration, er
 	return glance, nil
 }
 
-// see takes note of what the machine is doing.
-func (k *keeper) see(machine Machine) {
+// gone says what is left of a desktop whose machine is absent though it had one.
+func gone(machine Machine) string {
+	if machine.DiskGone {
+		return "Its machine and its disk are gone from the host, and nothing is left to start. Only destroy leads on."
+	}
+	return "Its machine is gone from the hypervisor; start makes it again from its disk."
+}
+
+// see takes note of what the machine is doing, and tells whether its guest has rebooted since the
+// last look.
+func (k *keeper) see(machine Machine) (rebooted bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	rebooted = k.machine.State == MachineRunning && machine.State == MachineRunning && machine.Reboots != k.machine.Reboots
+	if rebooted {
+		k.log.Info("the guest reboots")
+		k.bootedAt, k.answered = time.Now(), false
+	}
 	switch machine.State {
 	case MachineOff, MachineAbsent:
 		k.bootedAt, k.answered = time.Time{}, false
@@ -226,6 +253,14 @@ func (k *keeper) see(machine Machine) {
 		k.log.Info("machine", "state", machine.State, "cause", machine.Cause, "before", k.machine.State)
 	}
 	k.machine = machine
+	return rebooted
+}
+
+// isOff tells whether the machine was off when it was last looked at.
+func (k *keeper) isOff() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.machine.State == MachineOff || k.machine.State == MachineAbsent
 }
 
 func (k *keeper) booted() time.Time {
@@ -266,16 +301,27 @@ func (k *keeper) start(ctx context.Context, record Record) error {
 		VCPUs:       record.VCPUs,
 		MemoryBytes: record.MemoryBytes,
 		DiskBytes:   record.DiskBytes,
+		HasDisk:     record.HasDisk,
 	})
 	if err != nil {
 		if ctx.Err() != nil || CodeOf(err) == Unavailable { // the hypervisor is away; it will be back
 			return err
 		}
+		if CodeOf(err) == NotFound && !record.HasDisk {
+			// Nothing is based on the image yet, so the one that has its name now does as well.
+			image, findErr := k.m.machines.Image(ctx, record.Image)
+			if findErr == nil && image.Digest != record.ImageDigest {
+				k.log.Info("the image was replaced before the first start", "image", image.Name, "digest", image.Digest)
+				return k.settle(func(r *Record) {
+					r.ImageDigest, r.DiskBytes = image.Digest, max(r.DiskBytes, image.DiskBytes)
+				}, record)
+			}
+		}
 		return k.fail(record, "The machine could not be started: "+err.Error())
 	}
 	k.log.Info("machine started", "took", time.Since(began))
 	k.wake()
-	return k.settle(func(r *Record) { r.Boot = BootNone }, record)
+	return k.settle(func(r *Record) { r.Boot, r.HasDisk = BootNone, true }, record)
 }
 
 func (k *keeper) setStarting(starting bool) {
@@ -348,7 +394,9 @@ func (k *keeper) awaitDestroyed(ctx context.Context) error {
 func (k *keeper) explainOff(ctx context.Context, record Record, machine Machine) error {
 	switch {
 	case machine.State == MachineAbsent:
-		return k.fail(record, "Its machine is gone from the hypervisor; start makes it again from its disk.")
+		return k.fail(record, gone(machine))
+	case machine.Cause == "panicked":
+		return k.fail(record, "The guest's kernel panicked, which turned the machine off; start boots it again from its disk.")
 	case machine.Cause == "shutdown":
 		k.log.Info("the guest has shut itself down")
 		return k.settle(func(r *Record) { r.Wish = WishHalt }, record)

@@ -26,6 +26,8 @@ type Spec struct {
 	VCPUs           int
 	MemoryBytes     int64
 	DiskBytes       int64
+	// HasDisk says that the disk was made before: when it is gone, the machine cannot be started.
+	HasDisk bool
 }
 
 // MachineState is what a machine is doing.
@@ -45,8 +47,13 @@ type Machine struct {
 	ID    string
 	State MachineState
 	// Cause is why the machine is off: "shutdown" by the guest or an orderly stop, "destroyed" by
-	// the host, "crashed", "failed", or "" when the hypervisor does not know.
-	Cause        string
+	// the host, "panicked", which is the guest's kernel, "crashed", "failed", or "" when the
+	// hypervisor does not know.
+	Cause string
+	// Reboots counts the times that the guest was seen to reboot. It begins anew with the process.
+	Reboots      uint64
+	DiskGone     bool   // of an absent machine: it has no disk either
+	Domain       string // the hypervisor's name for it
 	Owner, Name  string // as they were when the machine was defined
 	Acceleration string // KVM or TCG, while it is not off
 	Address      string // from its DHCP lease; empty while there is none
@@ -71,7 +78,8 @@ type Machines interface {
 	// Images lists all of them by name.
 	Images(ctx context.Context) ([]Image, error)
 
-	// Start makes the disk, if there is none yet, defines the machine and turns it on.
+	// Start makes the disk of a machine that had none before, defines the machine and turns it on. It
+	// is NotFound when the image is gone, or the disk that was made before.
 	Start(ctx context.Context, spec Spec) error
 	// Stop asks the guest to shut down and turns the machine off when it has not done so within
 	// grace. It returns with the machine off.
@@ -87,9 +95,34 @@ type Machines interface {
 	// connection to the hypervisor was lost and is back). It ends with ctx.
 	Watch(ctx context.Context) <-chan string
 
+	Inventory
+
 	// OpenAgent opens the byte stream to the guest's agent. It is exclusive, the newest opener
 	// wins; stale bytes may come first; nothing resumes after an end of file.
 	OpenAgent(ctx context.Context, id string) (io.ReadWriteCloser, error)
 	// OpenScreen connects to the machine's display.
 	OpenScreen(ctx context.Context, id string) (Screen, error)
+}
+
+// Inventory is what is on the host besides what the Manager asked for.
+type Inventory interface {
+	// Describe tells how a machine and its disk are made; NotFound when there is no such machine, or
+	// it has no disk.
+	Describe(ctx context.Context, id string) (Spec, error)
+	// Unused lists the volumes that nothing on the host refers to: disks without a machine, what is
+	// left of imports that were cut off, images without a name and a disk, agents of former versions.
+	// Whether one belongs to a desktop without a machine is not the hypervisor's to know.
+	Unused(ctx context.Context) ([]Volume, error)
+	// RemoveUnused deletes a volume that Unused lists; Conflict when something refers to it now.
+	RemoveUnused(ctx context.Context, name string) error
+}
+
+// Volume is one that nothing on the host refers to.
+type Volume struct {
+	Name      string `json:"name" doc:"In the hypervisor's storage pool" example:"desktop-dt-7k3m9q2w5x8r4t6y.qcow2"`
+	SizeBytes int64  `json:"sizeBytes" doc:"What it takes on the host"`
+	Why       string `json:"why" doc:"Why nothing needs it" example:"the disk of a machine that is gone"`
+
+	DesktopID   string `json:"-"` // whose disk it is
+	ImageDigest string `json:"-"` // of what image it is a part
 }

@@ -52,8 +52,9 @@ type Manager struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu      sync.Mutex
-	keepers map[string]*keeper
+	mu        sync.Mutex
+	keepers   map[string]*keeper
+	strangers map[string]bool // machines without a record that the operator was told of
 }
 
 // NewManager makes a Manager and takes up all desktops of the store. It returns at once; the
@@ -83,6 +84,7 @@ func NewManager(ctx context.Context, machines Machines, store Store, connector A
 		log:       log,
 		boots:     make(chan struct{}, config.Boots),
 		keepers:   make(map[string]*keeper),
+		strangers: make(map[string]bool),
 	}
 	m.ctx, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	m.mu.Lock()
@@ -112,34 +114,22 @@ func (m *Manager) keep(record Record) Desktop {
 	return d
 }
 
-// watch wakes the keepers whose machines changed.
+// watch wakes the keepers whose machines changed, and tells of machines that have none.
 func (m *Manager) watch() {
 	for id := range m.machines.Watch(m.ctx) {
 		m.mu.Lock()
+		known := id == ""
 		for keeperID, k := range m.keepers {
 			if id == "" || id == keeperID {
+				known = true
 				k.wake()
 			}
 		}
 		m.mu.Unlock()
-	}
-}
-
-// reportStrangers tells the operator of machines that carry a desktop's id but have no record: a
-// lost database, or another appliance's. They are left alone.
-func (m *Manager) reportStrangers() {
-	machines, err := m.machines.List(m.ctx)
-	if err != nil {
-		m.log.Warn("listing the machines failed", "error", err)
-		return
-	}
-	for _, machine := range machines {
-		m.mu.Lock()
-		_, known := m.keepers[machine.ID]
-		m.mu.Unlock()
-		if !known {
-			m.log.Warn("a machine has no record here and is left alone",
-				"desktop", machine.ID, "owner", machine.Owner, "name", machine.Name, "state", machine.State)
+		if id == "" {
+			m.reportStrangers()
+		} else if !known {
+			m.reportStranger(id)
 		}
 	}
 }
@@ -191,22 +181,57 @@ func (m *Manager) Get(_ context.Context, caller Caller, id string) (Desktop, err
 	return k.desktop(), nil
 }
 
-// Create keeps a new desktop and, unless the draft says otherwise, begins to boot it.
+// Create keeps a new desktop and, unless the draft says otherwise, begins to boot it. Where the draft
+// has a Prepare there is no desktop before that has succeeded, nor after it has failed.
 func (m *Manager) Create(ctx context.Context, caller Caller, draft Draft) (Desktop, error) {
 	record, limit, err := m.plan(ctx, caller, draft)
 	if err != nil {
 		return Desktop{}, err
 	}
+	// What is begun is not cut off by a caller who goes: it is done, or nothing is.
+	if err := ctx.Err(); err != nil {
+		return Desktop{}, err
+	}
+	ctx = context.WithoutCancel(ctx)
+	wish, boot := record.Wish, record.Boot
+	if draft.Prepare != nil {
+		// Until everything is there it is on its way out: after a crash the next process undoes it.
+		record.Wish, record.Boot = WishDestroy, BootNone
+	}
 	if err := m.store.InsertDesktop(ctx, record, limit); err != nil {
 		return Desktop{}, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.ctx.Err() != nil {
+	if draft.Prepare != nil {
+		if err := draft.Prepare(ctx, record.ID); err != nil {
+			m.take(record) // which destroys it
+			return Desktop{}, err
+		}
+		whole, err := m.store.UpdateDesktop(ctx, record.ID, func(r *Record) error {
+			r.Wish, r.Boot = wish, boot
+			return nil
+		})
+		if err != nil {
+			m.take(record)
+			return Desktop{}, err
+		}
+		record = whole
+	}
+	d, ok := m.take(record)
+	if !ok {
 		return Desktop{}, errClosing // the next process takes the record up
 	}
 	m.log.Info("desktop created", "desktop", record.ID, "owner", record.Owner, "name", record.Name, "image", record.Image)
-	return m.keep(record), nil
+	return d, nil
+}
+
+// take starts a new record's keeper, unless the Manager is being closed.
+func (m *Manager) take(record Record) (Desktop, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ctx.Err() != nil {
+		return Desktop{}, false
+	}
+	return m.keep(record), true
 }
 
 var errClosing = &Error{Code: Unavailable, Message: "the appliance is shutting down", RetryAfter: 5 * time.Second}
@@ -345,7 +370,7 @@ func (m *Manager) Update(ctx context.Context, caller Caller, id string, change C
 			return Desktop{}, err
 		}
 	}
-	return m.request(ctx, caller, id, func(r *Record) error {
+	return m.request(ctx, caller, id, func(_ *keeper, r *Record) error {
 		if change.Approval != nil {
 			r.Approval = *change.Approval
 		}
@@ -362,20 +387,25 @@ func (m *Manager) Update(ctx context.Context, caller Caller, id string, change C
 	})
 }
 
-// Start asks for a desktop to run. One that does, or is about to, is left as it is.
+// Start asks for a desktop to run. One that does, or is about to, is left as it is. A shutdown that
+// the guest was asked for cannot be taken back: it is waited for, and the desktop started then.
 func (m *Manager) Start(ctx context.Context, caller Caller, id string) (Desktop, error) {
-	return m.request(ctx, caller, id, func(r *Record) error {
+	return m.request(ctx, caller, id, func(k *keeper, r *Record) error {
 		if r.Wish == WishRun && r.Failure == "" {
 			return errUnchanged
 		}
-		r.Wish, r.Boot, r.Failure = WishRun, BootStart, ""
+		boot := BootStart
+		if r.Wish == WishHalt && !k.isOff() {
+			boot = BootRestart
+		}
+		r.Wish, r.Boot, r.Failure = WishRun, boot, ""
 		return nil
 	})
 }
 
 // Stop asks for an orderly shutdown, forced after the grace period.
 func (m *Manager) Stop(ctx context.Context, caller Caller, id string) (Desktop, error) {
-	return m.request(ctx, caller, id, func(r *Record) error {
+	return m.request(ctx, caller, id, func(_ *keeper, r *Record) error {
 		if r.Wish == WishHalt && r.Failure == "" {
 			return errUnchanged
 		}
@@ -386,7 +416,7 @@ func (m *Manager) Stop(ctx context.Context, caller Caller, id string) (Desktop, 
 
 // Restart asks for a stop and then a start.
 func (m *Manager) Restart(ctx context.Context, caller Caller, id string) (Desktop, error) {
-	return m.request(ctx, caller, id, func(r *Record) error {
+	return m.request(ctx, caller, id, func(_ *keeper, r *Record) error {
 		r.Wish, r.Boot, r.Failure = WishRun, BootRestart, ""
 		return nil
 	})
@@ -419,7 +449,7 @@ func (m *Manager) Destroy(ctx context.Context, caller Caller, id string) error {
 var errUnchanged = errors.New("unchanged")
 
 // request changes a desktop's record and wakes its keeper.
-func (m *Manager) request(ctx context.Context, caller Caller, id string, change func(*Record) error) (Desktop, error) {
+func (m *Manager) request(ctx context.Context, caller Caller, id string, change func(*keeper, *Record) error) (Desktop, error) {
 	k, err := m.find(caller, id)
 	if err != nil {
 		return Desktop{}, err
@@ -428,7 +458,7 @@ func (m *Manager) request(ctx context.Context, caller Caller, id string, change 
 		if r.Wish == WishDestroy {
 			return Errorf(Conflict, "the desktop is %s", k.desktop().Status)
 		}
-		if err := change(r); err != nil {
+		if err := change(k, r); err != nil {
 			return err
 		}
 		r.UpdatedAt = now()

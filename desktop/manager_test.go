@@ -1,12 +1,9 @@
 package desktop
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync/atomic"
 	"testing"
 )
 
@@ -286,84 +283,6 @@ func TestNewerWishInterrupts(t *testing.T) {
 	}
 	if a.machines.starts[d.ID] != 0 {
 		t.Error("the interrupted start happened")
-	}
-}
-
-// serve dies at every call of every operation, before and after the call had its effect, and the
-// next process ends where the owner wanted to be, having started the machine no more often than
-// asked.
-func TestCrashAtEveryStep(t *testing.T) {
-	crash := Errorf(Unavailable, "the process is dead") // nothing is concluded from it
-	for _, op := range []struct {
-		name   string
-		do     func(*Manager, context.Context, Caller, string) (Desktop, error)
-		want   func(Desktop) bool
-		starts int
-	}{
-		{"start", (*Manager).Start, ready, 2},
-		{"stop", (*Manager).Stop, func(d Desktop) bool { return d.Status == Stopped }, 1},
-		{"restart", (*Manager).Restart, ready, 2},
-		{"destroy", func(m *Manager, ctx context.Context, c Caller, id string) (Desktop, error) {
-			ctx, cancel := context.WithCancel(ctx)
-			cancel() // the client does not wait
-			err := m.Destroy(ctx, c, id)
-			if errors.Is(err, context.Canceled) {
-				err = nil
-			}
-			return Desktop{}, err
-		}, nil, 1},
-	} {
-		for _, point := range []string{"Start", "Started", "Stop", "Stopped", "Remove", "Removed", "Inspect"} {
-			t.Run(op.name+" at "+point, func(t *testing.T) {
-				a := newAppliance(t)
-				d := a.create(ann, Draft{})
-				a.await(d.ID, ready)
-				if op.name == "start" {
-					if _, err := a.Stop(t.Context(), ann, d.ID); err != nil {
-						t.Fatal(err)
-					}
-					a.awaitStatus(d.ID, Stopped)
-				}
-				var reached atomic.Bool
-				a.machines.mu.Lock()
-				a.machines.fail = func(method, _ string) error {
-					if method == point {
-						reached.Store(true)
-						return crash
-					}
-					if reached.Load() {
-						return crash // a dead process calls nothing
-					}
-					return nil
-				}
-				a.machines.mu.Unlock()
-				if _, err := op.do(a.Manager, t.Context(), ann, d.ID); err != nil {
-					t.Fatal(err)
-				}
-				k, err := a.find(local, d.ID)
-				if err == nil && op.want != nil {
-					eventually(t, func() bool { return reached.Load() || op.want(k.desktop()) }, func() any { return k.desktop() })
-				} else if err == nil {
-					eventually(t, func() bool { return reached.Load() || k.isGone() }, func() any { return k.desktop() })
-				}
-				a.Close()
-				a.machines.mu.Lock()
-				a.machines.fail = nil
-				a.machines.mu.Unlock()
-				a.open()
-				if op.want == nil {
-					eventually(t, func() bool { return !a.store.record(d.ID).DestroyedAt.IsZero() }, func() any { return a.store.record(d.ID) })
-					if len(a.machines.machines) != 0 {
-						t.Errorf("left behind: %+v", a.machines.machines)
-					}
-				} else {
-					a.await(d.ID, op.want)
-				}
-				if got := a.machines.starts[d.ID]; got != op.starts {
-					t.Errorf("started %d times, want %d", got, op.starts)
-				}
-			})
-		}
 	}
 }
 

@@ -1,5 +1,7 @@
 package desktop
 
+import "context"
+
 // Draft is a desktop to be made. Empty fields take the appliance's defaults.
 type Draft struct {
 	Name      string `json:"name,omitempty" maxLength:"63" doc:"Made up when absent"`
@@ -14,6 +16,9 @@ type Draft struct {
 	Start    *bool          `json:"start,omitempty" doc:"false makes it without booting it" default:"true"`
 	// Owner makes it for another user; only the local operator may.
 	Owner string `json:"owner,omitempty" doc:"Id or e-mail address of the user to make it for; only on the administration socket"`
+
+	// Prepare, when not nil, does what must be there before the desktop is.
+	Prepare func(ctx context.Context, id string) error `json:"-"`
 }
 
 // Sizes of a machine; zero leaves a size as the tier has it.

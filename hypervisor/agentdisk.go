@@ -172,52 +172,6 @@ func tool(name string) (string, error) {
 	return "", err
 }
 
-// removeOldAgents deletes the disks of other binaries that no domain refers to. A host of another
-// version that shares the pool makes its own again at its next start of a machine.
-func (h *Host) removeOldAgents(c *libvirt.Connect) error {
-	volumes, err := h.listVolumes(c)
-	if err != nil {
-		return err
-	}
-	var old []volume
-	for _, v := range volumes {
-		if strings.HasPrefix(v.name, "agent-") && ourVolume.MatchString(v.name) && v.name != agentVolume(h.agent.digest) {
-			old = append(old, v)
-		}
-	}
-	if len(old) == 0 {
-		return nil
-	}
-	domains, err := c.ListAllDomains(0)
-	if err != nil {
-		return fmt.Errorf("list domains: %w", err)
-	}
-	used := map[string]bool{}
-	for i := range domains {
-		// The running and the next definition may refer to different ones.
-		for _, flags := range []libvirt.DomainXMLFlags{0, libvirt.DOMAIN_XML_INACTIVE} {
-			document, err := domains[i].GetXMLDesc(flags)
-			if err != nil {
-				continue // removed meanwhile
-			}
-			for _, name := range diskVolumes(document, h.opts.Pool.Name) {
-				used[name] = true
-			}
-		}
-		domains[i].Free()
-	}
-	for _, v := range old {
-		if used[v.name] {
-			continue
-		}
-		if err := h.deleteVolume(c, v.name); err != nil {
-			return err
-		}
-		h.log.Info("the agent's disk of a former version is removed", "volume", v.name)
-	}
-	return nil
-}
-
 // diskVolumes are the volumes of a pool that a domain has as disks.
 func diskVolumes(document, pool string) []string {
 	var domain libvirtxml.Domain

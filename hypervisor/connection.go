@@ -203,16 +203,23 @@ func (h *Host) dial(ctx context.Context) (*connection, error) {
 		return nil, err
 	}
 	err = func() error {
-		lifecycle, err := conn.DomainEventLifecycleRegister(nil, func(_ *libvirt.Connect, d *libvirt.Domain, _ *libvirt.DomainEventLifecycle) {
-			h.machineChanged(d)
+		lifecycle, err := conn.DomainEventLifecycleRegister(nil, func(_ *libvirt.Connect, d *libvirt.Domain, e *libvirt.DomainEventLifecycle) {
+			h.machineChanged(d, func(past *happening) { past.lifecycle(e) })
 		})
 		if err != nil {
 			return fmt.Errorf("listen to libvirt's events: %w", err)
 		}
 		conn.callbacks = append(conn.callbacks, lifecycle)
+		reboot, err := conn.DomainEventRebootRegister(nil, func(_ *libvirt.Connect, d *libvirt.Domain) {
+			h.machineChanged(d, func(past *happening) { past.reboots++ })
+		})
+		if err != nil {
+			return fmt.Errorf("listen to libvirt's events: %w", err)
+		}
+		conn.callbacks = append(conn.callbacks, reboot)
 		ioError, err := conn.DomainEventIOErrorReasonRegister(nil, func(_ *libvirt.Connect, d *libvirt.Domain, e *libvirt.DomainEventIOErrorReason) {
 			h.log.Warn("a machine's disk has failed", "domain", domainName(d), "disk", e.DevAlias, "reason", e.Reason)
-			h.machineChanged(d)
+			h.machineChanged(d, nil)
 		})
 		if err != nil {
 			return fmt.Errorf("listen to libvirt's events: %w", err)
@@ -276,13 +283,25 @@ func domainName(d *libvirt.Domain) string {
 	return name
 }
 
-// machineChanged is called from the event loop, so it makes no call to the daemon.
-func (h *Host) machineChanged(d *libvirt.Domain) {
+// machineChanged is called from the event loop, so it makes no call to the daemon. note, when not
+// nil, keeps what the event tells and the machine's state does not.
+func (h *Host) machineChanged(d *libvirt.Domain, note func(*happening)) {
 	uuid, err := d.GetUUIDString()
 	if err != nil {
 		return
 	}
-	if id := h.opts.machineID(domainName(d), uuid); id != "" {
-		h.notify(id)
+	id := h.opts.machineID(domainName(d), uuid)
+	if id == "" {
+		return
 	}
+	if note != nil {
+		h.mu.Lock()
+		past := h.happened[id]
+		note(&past)
+		if h.happened[id] = past; past == (happening{}) {
+			delete(h.happened, id)
+		}
+		h.mu.Unlock()
+	}
+	h.notify(id)
 }

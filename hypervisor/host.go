@@ -107,6 +107,7 @@ type Host struct {
 	away     bool // the daemon is, as far as is known
 	watchers map[*watcher]struct{}
 	channels map[string]*channel // the open agent stream of each desktop
+	happened map[string]happening
 
 	machines keyedLock // one change of a machine at a time
 	openers  keyedLock // one opening of an agent's stream at a time
@@ -131,6 +132,7 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		calls:    newLender(opts.URI),
 		watchers: map[*watcher]struct{}{},
 		channels: map[string]*channel{},
+		happened: map[string]happening{},
 	}
 	if err := h.agent.read(opts.AgentBinary); err != nil {
 		return nil, err
@@ -146,12 +148,6 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		defer h.wg.Done()
 		h.keepConnected(conn)
 	}()
-	_, err = run(ctx, h, removeTime, "remove agents of former versions", func(ctx context.Context, c *libvirt.Connect) (struct{}, error) {
-		return struct{}{}, h.removeOldAgents(c)
-	})
-	if err != nil {
-		h.log.Warn("agents of former versions are left in the pool", "error", err)
-	}
 	return h, nil
 }
 

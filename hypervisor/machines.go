@@ -212,6 +212,9 @@ func (h *Host) makeOverlay(ctx context.Context, c *libvirt.Connect, spec desktop
 	if err != nil {
 		return false, err
 	}
+	if spec.HasDisk && (!there || overlay.backing == "") {
+		return false, desktop.Errorf(desktop.NotFound, "the disk of desktop %s is gone from the host, and nothing is left to start; only destroy leads on", spec.ID)
+	}
 	if there && overlay.backing == "" {
 		// Half made: the daemon died while it wrote the header, so no machine has used it.
 		if err := h.deleteVolume(c, name); err != nil {
@@ -373,6 +376,7 @@ func (h *Host) Remove(ctx context.Context, id string) error {
 		if err := h.undefine(c, id); err != nil {
 			return struct{}{}, err
 		}
+		h.forget(id)
 		return struct{}{}, h.deleteVolume(c, overlayVolume(id))
 	})
 	return err
@@ -405,9 +409,16 @@ func (h *Host) Inspect(ctx context.Context, id string) (desktop.Machine, error) 
 			machine, err = describe(d, id)
 			return err
 		})
-		if err != nil || !found {
-			return desktop.Machine{ID: id, State: desktop.MachineAbsent}, err
+		if err == nil && !found {
+			machine = desktop.Machine{ID: id, State: desktop.MachineAbsent}
+			_, there, err := h.findVolume(c, overlayVolume(id))
+			machine.DiskGone = !there
+			return machine, err
 		}
+		if err != nil {
+			return desktop.Machine{}, err
+		}
+		h.recall(&machine)
 		if machine.State != desktop.MachineOff {
 			leases, err := h.leases(c)
 			if err != nil {
@@ -438,6 +449,7 @@ func (h *Host) List(ctx context.Context) ([]desktop.Machine, error) {
 			if machine.State != desktop.MachineOff {
 				machine.Address = leases[machineMAC(id)]
 			}
+			h.recall(&machine)
 			machines = append(machines, machine)
 			return nil
 		})
@@ -469,7 +481,7 @@ func (h *Host) eachDomain(c *libvirt.Connect, fn func(id string, d *libvirt.Doma
 
 // describe reads what a domain is doing.
 func describe(d *libvirt.Domain, id string) (desktop.Machine, error) {
-	machine := desktop.Machine{ID: id}
+	machine := desktop.Machine{ID: id, Domain: domainName(d)}
 	state, reason, err := d.GetState()
 	if err != nil {
 		return machine, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"libvirt.org/go/libvirt"
@@ -74,6 +75,7 @@ type volume struct {
 	capacity   int64
 	allocation int64
 	backing    string // path of the backing volume
+	modified   time.Time
 }
 
 func describeVolume(v *libvirt.StorageVol) (volume, error) {
@@ -86,6 +88,9 @@ func describeVolume(v *libvirt.StorageVol) (volume, error) {
 		return volume{}, fmt.Errorf("decode a volume's description: %w", err)
 	}
 	described := volume{name: parsed.Name}
+	if parsed.Target != nil && parsed.Target.Timestamps != nil {
+		described.modified = fromTimestamp(parsed.Target.Timestamps.Mtime)
+	}
 	if parsed.Target != nil {
 		described.path = parsed.Target.Path
 	}

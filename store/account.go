@@ -27,7 +27,10 @@ func (s *Store) InsertUser(ctx context.Context, u desktop.User) error {
 	err := s.write(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO users (id, email, role, tier, created_at) VALUES (?, ?, ?, ?, ?)`,
 			u.ID, u.Email, u.Role, u.Tier, moment(u.CreatedAt))
-		return err
+		if err != nil {
+			return err
+		}
+		return noteEffect(ctx, tx, u.ID)
 	})
 	if duplicate(err) {
 		return desktop.Errorf(desktop.Conflict, "there is a user %s already", u.Email).Because(err)
@@ -116,7 +119,10 @@ func (s *Store) InsertKey(ctx context.Context, k desktop.Key, hash []byte) error
 				VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			k.ID, k.UserID, k.Name, k.Prefix, hash, strings.Join(names, " "), moment(k.CreatedAt),
 			maybePointer(k.ExpiresAt), maybePointer(k.LastUsedAt), maybePointer(k.RevokedAt))
-		return err
+		if err != nil {
+			return err
+		}
+		return noteEffect(ctx, tx, k.ID)
 	})
 	switch {
 	case err == nil:

@@ -68,7 +68,10 @@ func (s *Store) BeginTurn(ctx context.Context, t assistant.Turn, session *assist
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO chat_turns (`+turnColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			t.ID, t.SessionID, t.DesktopID, t.Prompt, t.Message, t.StopReason, t.Error, t.Model, asJSON(t.Usage), moment(t.CreatedAt), maybePointer(t.EndedAt))
-		return err
+		if err != nil {
+			return err
+		}
+		return noteEffect(ctx, tx, t.ID)
 	})
 	return chatError(err, "begin turn %s", t.ID)
 }

@@ -11,7 +11,7 @@ import (
 
 const desktopColumns = `id, owner, name, tier, image, image_digest, network, vcpus, memory_bytes, disk_bytes,
 	keep_alive, approval, agent, wish, boot, failure, created_at, updated_at, destroyed_at,
-	lease_holder, lease_user, lease_key, lease_token_hash, lease_taken_at, lease_expires_at`
+	lease_holder, lease_user, lease_key, lease_token_hash, lease_taken_at, lease_expires_at, has_disk`
 
 func scanDesktop(row scanner) (desktop.Record, error) {
 	var (
@@ -24,7 +24,7 @@ func scanDesktop(row scanner) (desktop.Record, error) {
 	err := row.Scan(&r.ID, &r.Owner, &r.Name, &r.Tier, &r.Image, &r.ImageDigest, &r.Network,
 		&r.VCPUs, &r.MemoryBytes, &r.DiskBytes, &r.KeepAlive, &approval, &agent, &r.Wish, &r.Boot, &r.Failure,
 		&created, &updated, &destroyed,
-		&r.Lease.Holder, &r.Lease.UserID, &r.Lease.KeyID, &r.Lease.TokenHash, &taken, &expires)
+		&r.Lease.Holder, &r.Lease.UserID, &r.Lease.KeyID, &r.Lease.TokenHash, &taken, &expires, &r.HasDisk)
 	if err == nil {
 		err = errors.Join(approval.into(&r.Approval), agent.into(&r.Agent))
 	}
@@ -57,11 +57,14 @@ func (s *Store) InsertDesktop(ctx context.Context, r desktop.Record, limit int) 
 			}
 		}
 		_, err := tx.ExecContext(ctx,
-			`INSERT INTO desktops (`+desktopColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			`INSERT INTO desktops (`+desktopColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			r.ID, r.Owner, r.Name, r.Tier, r.Image, r.ImageDigest, r.Network, r.VCPUs, r.MemoryBytes, r.DiskBytes,
 			r.KeepAlive, asJSON(r.Approval), asJSON(r.Agent), r.Wish, r.Boot, r.Failure, moment(r.CreatedAt), moment(r.UpdatedAt), maybe(r.DestroyedAt),
-			r.Lease.Holder, r.Lease.UserID, r.Lease.KeyID, r.Lease.TokenHash, maybe(r.Lease.TakenAt), maybe(r.Lease.ExpiresAt))
-		return err
+			r.Lease.Holder, r.Lease.UserID, r.Lease.KeyID, r.Lease.TokenHash, maybe(r.Lease.TakenAt), maybe(r.Lease.ExpiresAt), r.HasDisk)
+		if err != nil {
+			return err
+		}
+		return noteDesktop(ctx, tx, r)
 	})
 	switch {
 	case err == nil:
@@ -92,16 +95,19 @@ func (s *Store) UpdateDesktop(ctx context.Context, id string, change func(*deskt
 		_, err = tx.ExecContext(ctx,
 			`UPDATE desktops SET name = ?, tier = ?, image = ?, image_digest = ?, network = ?, vcpus = ?, memory_bytes = ?,
 				disk_bytes = ?, keep_alive = ?, approval = ?, agent = ?, wish = ?, boot = ?, failure = ?, updated_at = ?, destroyed_at = ?,
-				lease_holder = ?, lease_user = ?, lease_key = ?, lease_token_hash = ?, lease_taken_at = ?, lease_expires_at = ? WHERE id = ?`,
+				lease_holder = ?, lease_user = ?, lease_key = ?, lease_token_hash = ?, lease_taken_at = ?, lease_expires_at = ?, has_disk = ? WHERE id = ?`,
 			r.Name, r.Tier, r.Image, r.ImageDigest, r.Network, r.VCPUs, r.MemoryBytes,
 			r.DiskBytes, r.KeepAlive, asJSON(r.Approval), asJSON(r.Agent), r.Wish, r.Boot, r.Failure, moment(r.UpdatedAt), maybe(r.DestroyedAt),
-			r.Lease.Holder, r.Lease.UserID, r.Lease.KeyID, r.Lease.TokenHash, maybe(r.Lease.TakenAt), maybe(r.Lease.ExpiresAt), id)
+			r.Lease.Holder, r.Lease.UserID, r.Lease.KeyID, r.Lease.TokenHash, maybe(r.Lease.TakenAt), maybe(r.Lease.ExpiresAt), r.HasDisk, id)
 		if err == nil && !r.DestroyedAt.IsZero() {
 			// Nobody is left to use the key that it was given, or to ask for its conversations.
 			_, err = tx.ExecContext(ctx, `DELETE FROM providers WHERE desktop = ?`, id)
 			if err == nil {
 				_, err = tx.ExecContext(ctx, `DELETE FROM chat_sessions WHERE desktop_id = ?`, id)
 			}
+		}
+		if err == nil {
+			err = noteDesktop(ctx, tx, r)
 		}
 		return err
 	})
@@ -162,4 +168,13 @@ func (s *Store) Desktops(ctx context.Context, page desktop.Page) ([]desktop.Reco
 		return nil, fmt.Errorf("list the desktops: %w", err)
 	}
 	return list, nil
+}
+
+// noteDesktop notes a desktop as what a request has made or changed. One on its way out is none yet,
+// or no more: see desktop.Draft.Prepare.
+func noteDesktop(ctx context.Context, tx *sql.Tx, r desktop.Record) error {
+	if r.Wish == desktop.WishDestroy {
+		return nil
+	}
+	return noteEffect(ctx, tx, r.ID)
 }

@@ -67,7 +67,10 @@ func (s *Store) InsertProvider(ctx context.Context, r provider.Record, limit int
 				sealed, key_end, private, preferred_at, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			r.ID, orNull(r.Owner), orNull(r.DesktopID), r.Name, r.Kind, r.BaseURL, r.Model, r.FallbackModel, r.FallbackProvider,
 			r.Sealed, r.KeyEnd, r.Private, preference(r.PreferredAt), moment(r.CreatedAt), moment(r.UpdatedAt))
-		return err
+		if err != nil || r.DesktopID != "" { // a desktop's own is not what the request is about
+			return err
+		}
+		return noteEffect(ctx, tx, r.ID)
 	})
 	return providerError(err, r, "keep")
 }

@@ -1,5 +1,5 @@
 // Package store keeps desktops, users and keys, the providers of models and what these took, and
-// conversations in SQLite. It is desktop.Store, provider.Store, usage.Store and assistant.Store and
+// conversations in SQLite. It is desktop.Store, desktop.Claims, provider.Store, usage.Store and assistant.Store and
 // nothing more: it holds no policy, and knows neither HTTP nor the hypervisor.
 //
 // There are two pools on one database in WAL mode. The writer has a single connection, so that
@@ -12,6 +12,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -32,6 +33,8 @@ import (
 type Store struct {
 	writer *sql.DB
 	reader *sql.DB
+	// process tells a claim that this process is behind from one whose process is gone.
+	process string
 }
 
 var (
@@ -56,11 +59,14 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err := prepare(path); err != nil {
 		return nil, fmt.Errorf("open the database %s: %w", path, err)
 	}
-	s := &Store{}
+	s := &Store{process: rand.Text()}
 	if s.writer, err = connect(path, "_txlock", "immediate"); err == nil {
 		s.writer.SetMaxOpenConns(1)
 		if err = connected(ctx, s.writer); err == nil {
 			err = migrate(ctx, s.writer, migrations)
+		}
+		if err == nil {
+			_, err = s.writer.ExecContext(ctx, `DELETE FROM idempotency WHERE expires_at <= ?`, moment(time.Now()))
 		}
 	}
 	if err == nil {

@@ -38,6 +38,8 @@ type World struct {
 	Restless bool
 	// Fail, when not nil, is asked before each call, by the name of the method.
 	Fail func(method string) error
+	// Left is what no desktop owns.
+	Left desktop.Orphans
 	// OnExec, when not nil, stands in for a command's run.
 	OnExec func(ctx context.Context, command desktop.Exec, output func(desktop.Stream, []byte)) (desktop.ExecResult, error)
 }
@@ -250,7 +252,7 @@ func (w *World) Get(_ context.Context, caller desktop.Caller, id string) (deskto
 	return *d, nil
 }
 
-func (w *World) Create(_ context.Context, caller desktop.Caller, draft desktop.Draft) (desktop.Desktop, error) {
+func (w *World) Create(ctx context.Context, caller desktop.Caller, draft desktop.Draft) (desktop.Desktop, error) {
 	w.mu.Lock()
 	err := w.enter("Create")
 	w.next++
@@ -264,6 +266,12 @@ func (w *World) Create(_ context.Context, caller desktop.Caller, draft desktop.D
 		owner = draft.Owner
 	}
 	w.AddDesktop(id, owner)
+	if draft.Prepare != nil {
+		if err := draft.Prepare(ctx, id); err != nil {
+			w.SetStatus(id, desktop.Destroyed)
+			return desktop.Desktop{}, err
+		}
+	}
 	return w.change("", caller, id, func(d *desktop.Desktop) error {
 		d.Status, d.AgentReady, d.BootStage, d.IPAddress = desktop.Pending, false, "", nil
 		d.KeepAlive, d.Approval, d.Agent = draft.KeepAlive, draft.Approval, draft.Agent
@@ -340,6 +348,36 @@ func (w *World) Restart(_ context.Context, caller desktop.Caller, id string) (de
 func (w *World) Destroy(_ context.Context, caller desktop.Caller, id string) error {
 	_, err := w.become("Destroy", caller, id, desktop.Destroyed)
 	return err
+}
+
+func (w *World) Orphans(context.Context, desktop.Caller) (desktop.Orphans, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return desktop.Orphans{Machines: slices.Clone(w.Left.Machines), Volumes: slices.Clone(w.Left.Volumes)}, w.enter("Orphans")
+}
+
+func (w *World) RemoveOrphan(_ context.Context, _ desktop.Caller, volume string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i := slices.IndexFunc(w.Left.Volumes, func(v desktop.Volume) bool { return v.Name == volume })
+	if i < 0 {
+		return desktop.Errorf(desktop.NotFound, "no volume %s is without an owner", volume)
+	}
+	w.Left.Volumes = slices.Delete(w.Left.Volumes, i, i+1)
+	return w.enter("RemoveOrphan")
+}
+
+func (w *World) Adopt(_ context.Context, caller desktop.Caller, name, owner string) (desktop.Desktop, error) {
+	w.mu.Lock()
+	i := slices.IndexFunc(w.Left.Machines, func(s desktop.Stranger) bool { return s.DesktopID == name || s.Domain == name })
+	if i < 0 {
+		w.mu.Unlock()
+		return desktop.Desktop{}, desktop.Errorf(desktop.NotFound, "no machine %s is without a record", name)
+	}
+	s := w.Left.Machines[i]
+	w.Left.Machines = slices.Delete(w.Left.Machines, i, i+1)
+	w.mu.Unlock()
+	return w.AddDesktop(s.DesktopID, cmp.Or(owner, s.Owner)), nil
 }
 
 func (w *World) Act(_ context.Context, caller desktop.Caller, id string, actions ...desktop.Action) (desktop.Acted, error) {

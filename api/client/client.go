@@ -32,6 +32,8 @@ type Client struct {
 	http *http.Client
 	// lease is the token of an input lease that goes with every request; "" for none.
 	lease string
+	// once is the key of a request that must not be done twice; "" for none.
+	once string
 }
 
 // WithLease is the same client with the token of an input lease, as its holder.
@@ -39,6 +41,14 @@ func (c *Client) WithLease(token string) *Client {
 	holder := *c
 	holder.lease = token
 	return &holder
+}
+
+// Once is the same client for one request that makes or changes something: sent again with the same
+// key within a day, after a failure that leaves open whether it was done, it is not done again.
+func (c *Client) Once(key string) *Client {
+	careful := *c
+	careful.once = key
+	return &careful
 }
 
 // Option changes how a Client connects.
@@ -101,6 +111,9 @@ func (c *Client) sendWith(ctx context.Context, method, path string, body any, ac
 	}
 	if c.lease != "" {
 		request.Header.Set("Bureau-Lease", c.lease)
+	}
+	if c.once != "" {
+		request.Header.Set("Idempotency-Key", c.once)
 	}
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
@@ -597,4 +610,20 @@ func (c *Client) CreateKey(ctx context.Context, user, name string, capabilities 
 
 func (c *Client) RevokeKey(ctx context.Context, id string) (desktop.Key, error) {
 	return get[desktop.Key](ctx, c, http.MethodDelete, "/v1/admin/keys/"+url.PathEscape(id), nil)
+}
+
+// Orphans is what is on the host and no desktop owns.
+func (c *Client) Orphans(ctx context.Context) (desktop.Orphans, error) {
+	return get[desktop.Orphans](ctx, c, http.MethodGet, "/v1/admin/orphans", nil)
+}
+
+// RemoveOrphan deletes a volume that no desktop owns.
+func (c *Client) RemoveOrphan(ctx context.Context, volume string) error {
+	_, err := c.call(ctx, http.MethodDelete, "/v1/admin/orphans/volumes/"+url.PathEscape(volume), nil, nil)
+	return err
+}
+
+// Adopt makes a desktop of a machine that has no record.
+func (c *Client) Adopt(ctx context.Context, machine, owner string) (desktop.Desktop, error) {
+	return get[desktop.Desktop](ctx, c, http.MethodPost, "/v1/admin/orphans/adopt", api.Adoption{Machine: machine, Owner: owner})
 }
