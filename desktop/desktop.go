@@ -155,6 +155,8 @@ type Tier struct {
 	DiskBytes   int64
 	// Desktops is how many desktops one user of this tier may have; 0 means no limit.
 	Desktops int
+	// Running is how many of them may run at the same time; 0 means all.
+	Running int
 }
 
 // exceeds tells whether any size of the tier is larger than the other's.

@@ -111,6 +111,7 @@ type fakeMachines struct {
 	fail     func(method, id string) error // injected failures
 	hold     chan struct{}                 // when not nil, Start and Stop wait for it or ctx
 	screen   func() Screen                 // when not nil, opens a display
+	host     HostFacts                     // what Measure tells of; bigHost when zero
 }
 
 func newFakeMachines() *fakeMachines {

@@ -192,6 +192,8 @@ func (k *keeper) approach(ctx context.Context, record Record) (time.Duration, er
 			return 0, k.stop(ctx)
 		}
 		return 0, k.settle(func(r *Record) { r.Boot = BootStart }, record)
+	case k.goesOn(record, machine):
+		return k.goOn(ctx, record, machine)
 	case record.Boot == BootStart && off:
 		return 0, k.start(ctx, record)
 	case record.Boot == BootStart:
@@ -257,16 +259,10 @@ func (k *keeper) start(ctx context.Context, record Record) error {
 	k.setStarting(true)
 	defer k.setStarting(false)
 	began := time.Now()
-	err := k.m.machines.Start(ctx, Spec{
-		ID:          record.ID,
-		Owner:       record.Owner,
-		Name:        record.Name,
-		ImageDigest: record.ImageDigest,
-		Network:     record.Network,
-		VCPUs:       record.VCPUs,
-		MemoryBytes: record.MemoryBytes,
-		DiskBytes:   record.DiskBytes,
-	})
+	err := k.mayStart(ctx, record)
+	if err == nil {
+		err = k.m.machines.Start(ctx, record.spec())
+	}
 	if err != nil {
 		if ctx.Err() != nil || CodeOf(err) == Unavailable { // the hypervisor is away; it will be back
 			return err
@@ -445,7 +441,7 @@ func (k *keeper) status(agent AgentStatus) (status Status, reason string, stage 
 	case !on:
 		return Pending, "", ""
 	case k.machine.State == MachinePaused:
-		return Failed, "The machine is paused: the host's disk may be full.", ""
+		return Failed, pausedReason(k.machine.Cause), ""
 	case agent.Ready:
 		return Running, "", StageReady
 	case k.answered:

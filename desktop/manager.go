@@ -22,6 +22,12 @@ type Config struct {
 	ScreenIdle  time.Duration // an unwatched display is let go after it
 	// Boots is how many machines are turned on at the same time; more wait as pending.
 	Boots int
+
+	Capacity Capacity
+	// IdleStop is how long nobody may use a desktop before it is stopped, unless it is kept alive; 0 is
+	// for ever.
+	IdleStop time.Duration
+	Now      func() time.Time // by which idleness is measured; time.Now when nil
 }
 
 // Default durations of a Config.
@@ -52,6 +58,10 @@ type Manager struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	// admission is held by whoever makes sure that there is room for a desktop, until its wish is kept.
+	// It is taken before any other lock.
+	admission sync.Mutex
+
 	mu      sync.Mutex
 	keepers map[string]*keeper
 }
@@ -70,6 +80,9 @@ func NewManager(ctx context.Context, machines Machines, store Store, connector A
 	}
 	if config.Boots == 0 {
 		config.Boots = defaultBoots
+	}
+	if config.Now == nil {
+		config.Now = time.Now
 	}
 	records, err := store.Desktops(ctx, Page{})
 	if err != nil {
@@ -191,47 +204,43 @@ func (m *Manager) Get(_ context.Context, caller Caller, id string) (Desktop, err
 	return k.desktop(), nil
 }
 
-// Create keeps a new desktop and, unless the draft says otherwise, begins to boot it.
+// Create keeps a new desktop and, unless the draft says otherwise, begins to boot it. It is Exhausted
+// when the host has no room for it, Conflict when the owner may have no more.
 func (m *Manager) Create(ctx context.Context, caller Caller, draft Draft) (Desktop, error) {
-	record, limit, err := m.plan(ctx, caller, draft)
+	record, tier, err := m.plan(ctx, caller, draft)
 	if err != nil {
 		return Desktop{}, err
 	}
-	if err := m.store.InsertDesktop(ctx, record, limit); err != nil {
-		return Desktop{}, err
+	d, err := m.admitNew(ctx, record, tier)
+	if err == nil {
+		m.log.Info("desktop created", "desktop", record.ID, "owner", record.Owner, "name", record.Name, "image", record.Image)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.ctx.Err() != nil {
-		return Desktop{}, errClosing // the next process takes the record up
-	}
-	m.log.Info("desktop created", "desktop", record.ID, "owner", record.Owner, "name", record.Name, "image", record.Image)
-	return m.keep(record), nil
+	return d, err
 }
 
 var errClosing = &Error{Code: Unavailable, Message: "the appliance is shutting down", RetryAfter: 5 * time.Second}
 
-// plan fills in a draft. The limit is how many desktops the owner may have.
-func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record Record, limit int, err error) {
+// plan fills in a draft. The tier is the owner's, whose limits count.
+func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record Record, ownerTier Tier, err error) {
 	owner := caller.User
 	if draft.Owner != "" {
 		if !caller.Local {
-			return Record{}, 0, Errorf(Invalid, "owner can only be named on the administration socket")
+			return Record{}, Tier{}, Errorf(Invalid, "owner can only be named on the administration socket")
 		}
 		if owner, err = findUser(ctx, m.store, draft.Owner); err != nil {
 			if CodeOf(err) == NotFound {
-				return Record{}, 0, Errorf(Invalid, "owner: %w", err)
+				return Record{}, Tier{}, Errorf(Invalid, "owner: %w", err)
 			}
-			return Record{}, 0, err
+			return Record{}, Tier{}, err
 		}
 	} else if caller.Local {
 		if owner, err = firstAdmin(ctx, m.store); err != nil {
-			return Record{}, 0, err
+			return Record{}, Tier{}, err
 		}
 	}
-	ownerTier, err := findTier(m.config.Tiers, owner.Tier)
+	ownerTier, err = findTier(m.config.Tiers, owner.Tier)
 	if err != nil {
-		return Record{}, 0, err
+		return Record{}, Tier{}, err
 	}
 	fallback := owner.Tier
 	if owner.Role == RoleAdmin { // whose own tier is the largest, for the number of desktops
@@ -239,10 +248,10 @@ func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record 
 	}
 	tier, err := findTier(m.config.Tiers, cmp.Or(draft.Tier, fallback))
 	if err != nil {
-		return Record{}, 0, err
+		return Record{}, Tier{}, err
 	}
 	if !caller.Local && tier.exceeds(ownerTier) {
-		return Record{}, 0, Errorf(Invalid, "tier %s is larger than yours, which is %s", tier.Name, ownerTier.Name)
+		return Record{}, Tier{}, Errorf(Invalid, "tier %s is larger than yours, which is %s", tier.Name, ownerTier.Name)
 	}
 	created := now()
 	record = Record{
@@ -270,7 +279,7 @@ func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record 
 		func() error { return CheckName(record.Name) }, record.Approval.Check, record.Agent.Check,
 	} {
 		if err := check(); err != nil {
-			return Record{}, 0, err
+			return Record{}, Tier{}, err
 		}
 	}
 	if record.Image == "" {
@@ -281,7 +290,7 @@ func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record 
 	}
 	if draft.Size != nil {
 		if err := resize(&record, *draft.Size, tier, caller.Local); err != nil {
-			return Record{}, 0, err
+			return Record{}, Tier{}, err
 		}
 	}
 	if draft.Start != nil && !*draft.Start {
@@ -290,13 +299,13 @@ func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record 
 	image, err := m.machines.Image(ctx, record.Image)
 	if err != nil {
 		if CodeOf(err) == NotFound {
-			return Record{}, 0, Errorf(Invalid, "image: %w", err)
+			return Record{}, Tier{}, Errorf(Invalid, "image: %w", err)
 		}
-		return Record{}, 0, err
+		return Record{}, Tier{}, err
 	}
 	record.ImageDigest = image.Digest
 	record.DiskBytes = max(record.DiskBytes, image.DiskBytes)
-	return record, ownerTier.Desktops, nil
+	return record, ownerTier, nil
 }
 
 const (
@@ -362,10 +371,11 @@ func (m *Manager) Update(ctx context.Context, caller Caller, id string, change C
 	})
 }
 
-// Start asks for a desktop to run. One that does, or is about to, is left as it is.
+// Start asks for a desktop to run. One that does, or is about to, is left as it is; one that is paused
+// goes on. It is Exhausted when the host has no room for it.
 func (m *Manager) Start(ctx context.Context, caller Caller, id string) (Desktop, error) {
-	return m.request(ctx, caller, id, func(r *Record) error {
-		if r.Wish == WishRun && r.Failure == "" {
+	return m.requestRun(ctx, caller, id, func(r *Record, paused bool) error {
+		if r.Wish == WishRun && r.Failure == "" && !paused {
 			return errUnchanged
 		}
 		r.Wish, r.Boot, r.Failure = WishRun, BootStart, ""
@@ -386,7 +396,7 @@ func (m *Manager) Stop(ctx context.Context, caller Caller, id string) (Desktop, 
 
 // Restart asks for a stop and then a start.
 func (m *Manager) Restart(ctx context.Context, caller Caller, id string) (Desktop, error) {
-	return m.request(ctx, caller, id, func(r *Record) error {
+	return m.requestRun(ctx, caller, id, func(r *Record, _ bool) error {
 		r.Wish, r.Boot, r.Failure = WishRun, BootRestart, ""
 		return nil
 	})
