@@ -20,6 +20,7 @@ type memoryStore struct {
 	mu    sync.Mutex
 	users map[string]User
 	recs  map[string]Record
+	uses  map[string]time.Time
 }
 
 func newMemoryStore(users ...User) *memoryStore {

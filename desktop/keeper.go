@@ -41,6 +41,7 @@ type keeper struct {
 	interrupt context.CancelFunc // ends the step under way, when there is one
 	inputs    map[*underway]struct{}
 	doings    uint64 // how many inputs and commands have begun or ended
+	use       use
 
 	session context.CancelFunc // ends the agent's session loop; the keeper's goroutine only
 	ended   chan struct{}      // closed by the session loop when it has ended
@@ -57,6 +58,7 @@ func newKeeper(m *Manager, record Record) *keeper {
 		rec:  record,
 		woke: make(chan struct{}, 1),
 		gone: make(chan struct{}),
+		use:  use{last: m.config.Now()},
 	}
 }
 
@@ -433,8 +435,8 @@ func (k *keeper) status(agent AgentStatus) (status Status, reason string, stage 
 	case r.Failure != "":
 		return Failed, r.Failure, ""
 	case r.Wish == WishHalt && !on:
-		return Stopped, "", ""
-	case r.Wish == WishHalt, r.Boot == BootRestart && on:
+		return Stopped, k.use.why(k.m.config.IdleStop), ""
+	case r.Wish == WishHalt, k.use.leaving, r.Boot == BootRestart && on:
 		return Stopping, "", ""
 	case !on && k.starting:
 		return Booting, "", StageDisk

@@ -103,6 +103,12 @@ func NewManager(ctx context.Context, machines Machines, store Store, connector A
 		m.keep(record)
 	}
 	m.mu.Unlock()
+	if config.IdleStop > 0 {
+		if err := m.resumeUses(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("reading when the desktops were last used: %w", err), m.Close())
+		}
+		m.wg.Go(m.watchIdle)
+	}
 	m.wg.Go(m.watch)
 	m.wg.Go(m.reportStrangers)
 	return m, nil
@@ -447,6 +453,7 @@ func (m *Manager) request(ctx context.Context, caller Caller, id string, change 
 	if err != nil {
 		return Desktop{}, err
 	}
+	k.asked()
 	return k.desktop(), nil
 }
 
@@ -551,6 +558,9 @@ func (m *Manager) ready(caller Caller, id string) (*keeper, Agent, error) {
 		return nil, nil, err
 	}
 	agent, err := k.readyAgent()
+	if err == nil {
+		k.touch()
+	}
 	return k, agent, err
 }
 
