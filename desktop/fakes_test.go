@@ -225,6 +225,11 @@ func (f *fakeMachines) Watch(ctx context.Context) <-chan string {
 	f.mu.Unlock()
 	go func() {
 		defer close(out)
+		defer func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.watchers = slices.DeleteFunc(f.watchers, func(w chan string) bool { return w == in })
+		}()
 		for {
 			select {
 			case <-ctx.Done():
