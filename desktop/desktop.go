@@ -48,7 +48,7 @@ type Desktop struct {
 	Name   string `json:"name" doc:"The owner's name for it"`
 	Owner  string `json:"owner" doc:"Id of the user who owns it"`
 	Status Status `json:"status" enum:"pending,booting,running,stopping,stopped,destroying,destroyed,error" doc:"Where it is in its life"`
-	Reason string `json:"reason,omitempty" doc:"Why the status is error, or what is being waited for"`
+	Reason string `json:"reason,omitempty" doc:"Why the status is error, what is being waited for, or that it was stopped for inactivity"`
 	Tier   string `json:"tier" doc:"The tier it was created with"`
 	Image  string `json:"image" doc:"The image its disk is based on"`
 
@@ -157,6 +157,8 @@ type Tier struct {
 	DiskBytes   int64
 	// Desktops is how many desktops one user of this tier may have; 0 means no limit.
 	Desktops int
+	// Running is how many of them may run at the same time; 0 means all.
+	Running int
 }
 
 // exceeds tells whether any size of the tier is larger than the other's.

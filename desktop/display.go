@@ -133,6 +133,12 @@ func (k *keeper) seedCursor() {
 
 // acquire is the screen, connected to if need be, until release is called.
 func (d *display) acquire(ctx context.Context, k *keeper) (_ Screen, _ *stillness, release func(), err error) {
+	done := k.inUse()
+	defer func() {
+		if err != nil {
+			done()
+		}
+	}()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.screen != nil {
@@ -154,7 +160,7 @@ func (d *display) acquire(ctx context.Context, k *keeper) (_ Screen, _ *stillnes
 		d.idle.Stop()
 		d.idle = nil
 	}
-	return d.screen, d.still, func() { d.release(k.m.config.ScreenIdle) }, nil
+	return d.screen, d.still, func() { d.release(k.m.config.ScreenIdle); done() }, nil
 }
 
 func (d *display) release(idle time.Duration) {

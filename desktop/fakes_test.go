@@ -20,6 +20,7 @@ type memoryStore struct {
 	mu    sync.Mutex
 	users map[string]User
 	recs  map[string]Record
+	uses  map[string]time.Time
 }
 
 func newMemoryStore(users ...User) *memoryStore {
@@ -121,6 +122,7 @@ type fakeMachines struct {
 	fail     func(method, id string) error // injected failures
 	hold     chan struct{}                 // when not nil, Start and Stop wait for it or ctx
 	screen   func() Screen                 // when not nil, opens a display
+	host     HostFacts                     // what Measure tells of; bigHost when zero
 }
 
 func newFakeMachines() *fakeMachines {
@@ -239,6 +241,11 @@ func (f *fakeMachines) Watch(ctx context.Context) <-chan string {
 	f.mu.Unlock()
 	go func() {
 		defer close(out)
+		defer func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.watchers = slices.DeleteFunc(f.watchers, func(w chan string) bool { return w == in })
+		}()
 		for {
 			select {
 			case <-ctx.Done():

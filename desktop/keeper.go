@@ -41,6 +41,7 @@ type keeper struct {
 	interrupt context.CancelFunc // ends the step under way, when there is one
 	inputs    map[*underway]struct{}
 	doings    uint64 // how many inputs and commands have begun or ended
+	use       use
 
 	session context.CancelFunc // ends the agent's session loop; the keeper's goroutine only
 	ended   chan struct{}      // closed by the session loop when it has ended
@@ -57,6 +58,7 @@ func newKeeper(m *Manager, record Record) *keeper {
 		rec:  record,
 		woke: make(chan struct{}, 1),
 		gone: make(chan struct{}),
+		use:  use{last: m.config.Now()},
 	}
 }
 
@@ -205,6 +207,8 @@ func (k *keeper) approach(ctx context.Context, record Record) (time.Duration, er
 			return 0, k.stop(ctx)
 		}
 		return 0, k.settle(func(r *Record) { r.Boot = BootStart }, record)
+	case k.goesOn(record, machine):
+		return k.goOn(ctx, record, machine)
 	case record.Boot == BootStart && off:
 		return 0, k.start(ctx, record)
 	case record.Boot == BootStart:
@@ -292,17 +296,10 @@ func (k *keeper) start(ctx context.Context, record Record) error {
 	k.setStarting(true)
 	defer k.setStarting(false)
 	began := time.Now()
-	err := k.m.machines.Start(ctx, Spec{
-		ID:          record.ID,
-		Owner:       record.Owner,
-		Name:        record.Name,
-		ImageDigest: record.ImageDigest,
-		Network:     record.Network,
-		VCPUs:       record.VCPUs,
-		MemoryBytes: record.MemoryBytes,
-		DiskBytes:   record.DiskBytes,
-		HasDisk:     record.HasDisk,
-	})
+	err := k.mayStart(ctx, record)
+	if err == nil {
+		err = k.m.machines.Start(ctx, record.spec())
+	}
 	if err != nil {
 		if ctx.Err() != nil || CodeOf(err) == Unavailable { // the hypervisor is away; it will be back
 			return err
@@ -485,15 +482,15 @@ func (k *keeper) status(agent AgentStatus) (status Status, reason string, stage 
 	case r.Failure != "":
 		return Failed, r.Failure, ""
 	case r.Wish == WishHalt && !on:
-		return Stopped, "", ""
-	case r.Wish == WishHalt, r.Boot == BootRestart && on:
+		return Stopped, k.use.why(k.m.config.IdleStop), ""
+	case r.Wish == WishHalt, k.use.leaving, r.Boot == BootRestart && on:
 		return Stopping, "", ""
 	case !on && k.starting:
 		return Booting, "", StageDisk
 	case !on:
 		return Pending, "", ""
 	case k.machine.State == MachinePaused:
-		return Failed, "The machine is paused: the host's disk may be full.", ""
+		return Failed, pausedReason(k.machine.Cause), ""
 	case agent.Ready:
 		return Running, "", StageReady
 	case k.answered:

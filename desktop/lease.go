@@ -184,6 +184,7 @@ func (k *keeper) command(ctx context.Context, caller Caller, do func(context.Con
 // admit looks at the lease and notes what begins in one step, so that a lease is taken either before,
 // and is respected, or after, and waits: nothing slips in between.
 func (k *keeper) admit(ctx context.Context, caller Caller, command bool, do func(context.Context) error) error {
+	defer k.inUse()()
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	began := time.Now()

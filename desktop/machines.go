@@ -42,13 +42,17 @@ const (
 	MachineDying   MachineState = "dying"   // on its way off
 )
 
+// CauseDiskFull is why a machine is paused whose guest wrote more than the host's disk has room for.
+// What it wrote is not lost: it goes on from there when there is room again.
+const CauseDiskFull = "disk-full"
+
 // Machine is what the hypervisor knows of a desktop.
 type Machine struct {
 	ID    string
 	State MachineState
 	// Cause is why the machine is off: "shutdown" by the guest or an orderly stop, "destroyed" by
 	// the host, "panicked", which is the guest's kernel, "crashed", "failed", or "" when the
-	// hypervisor does not know.
+	// hypervisor does not know. Of a paused machine it is CauseDiskFull or "".
 	Cause string
 	// Reboots counts the times that the guest was seen to reboot. It begins anew with the process.
 	Reboots      uint64
@@ -70,6 +74,16 @@ type Image struct {
 	CreatedAt   time.Time `json:"createdAt"`
 }
 
+// HostFacts is what a host has for machines. Sizes are bytes.
+type HostFacts struct {
+	CPUs            int
+	MemoryBytes     int64 // all of the host's
+	MemoryAvailable int64 // what can be had of it now
+	DiskBytes       int64 // all of the file system that the disks are on
+	DiskAvailable   int64 // what can be had of it now
+	DiskUsed        int64 // what the machines' own disks take of it now
+}
+
 // Machines is this host's hypervisor. Every method is idempotent (already so, or already gone, is
 // success), returns when ctx is done, and has a deadline of its own besides.
 type Machines interface {
@@ -78,8 +92,14 @@ type Machines interface {
 	// Images lists all of them by name.
 	Images(ctx context.Context) ([]Image, error)
 
+	// HasContent is NotFound, saying how to bring it, when the image of that digest is not on this host.
+	HasContent(ctx context.Context, digest string) error
+	// Measure tells what this host has for machines, and how much of it is left now.
+	Measure(ctx context.Context) (HostFacts, error)
+
 	// Start makes the disk of a machine that had none before, defines the machine and turns it on. It
-	// is NotFound when the image is gone, or the disk that was made before.
+	// is NotFound when the image is gone, or the disk that was made before. A machine that is paused
+	// goes on.
 	Start(ctx context.Context, spec Spec) error
 	// Stop asks the guest to shut down and turns the machine off when it has not done so within
 	// grace. It returns with the machine off.

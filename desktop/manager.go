@@ -22,6 +22,12 @@ type Config struct {
 	ScreenIdle  time.Duration // an unwatched display is let go after it
 	// Boots is how many machines are turned on at the same time; more wait as pending.
 	Boots int
+
+	Capacity Capacity
+	// IdleStop is how long nobody may use a desktop before it is stopped, unless it is kept alive; 0 is
+	// for ever.
+	IdleStop time.Duration
+	Now      func() time.Time // by which idleness is measured; time.Now when nil
 }
 
 // Default durations of a Config.
@@ -52,6 +58,10 @@ type Manager struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	// admission is held by whoever makes sure that there is room for a desktop, until its wish is kept.
+	// It is taken before any other lock.
+	admission sync.Mutex
+
 	mu        sync.Mutex
 	keepers   map[string]*keeper
 	strangers map[string]bool // machines without a record that the operator was told of
@@ -71,6 +81,9 @@ func NewManager(ctx context.Context, machines Machines, store Store, connector A
 	}
 	if config.Boots == 0 {
 		config.Boots = defaultBoots
+	}
+	if config.Now == nil {
+		config.Now = time.Now
 	}
 	records, err := store.Desktops(ctx, Page{})
 	if err != nil {
@@ -92,6 +105,12 @@ func NewManager(ctx context.Context, machines Machines, store Store, connector A
 		m.keep(record)
 	}
 	m.mu.Unlock()
+	if config.IdleStop > 0 {
+		if err := m.resumeUses(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("reading when the desktops were last used: %w", err), m.Close())
+		}
+		m.wg.Go(m.watchIdle)
+	}
 	m.wg.Go(m.watch)
 	m.wg.Go(m.reportStrangers)
 	return m, nil
@@ -182,9 +201,10 @@ func (m *Manager) Get(_ context.Context, caller Caller, id string) (Desktop, err
 }
 
 // Create keeps a new desktop and, unless the draft says otherwise, begins to boot it. Where the draft
-// has a Prepare there is no desktop before that has succeeded, nor after it has failed.
+// has a Prepare there is no desktop before that has succeeded, nor after it has failed. It is Exhausted
+// when the host has no room for the desktop, Conflict when the owner may have no more.
 func (m *Manager) Create(ctx context.Context, caller Caller, draft Draft) (Desktop, error) {
-	record, limit, err := m.plan(ctx, caller, draft)
+	record, tier, err := m.plan(ctx, caller, draft)
 	if err != nil {
 		return Desktop{}, err
 	}
@@ -192,17 +212,25 @@ func (m *Manager) Create(ctx context.Context, caller Caller, draft Draft) (Deskt
 	if err := ctx.Err(); err != nil {
 		return Desktop{}, err
 	}
-	ctx = context.WithoutCancel(ctx)
+	d, err := m.admitNew(context.WithoutCancel(ctx), record, tier, draft.Prepare)
+	if err == nil {
+		m.log.Info("desktop created", "desktop", record.ID, "owner", record.Owner, "name", record.Name, "image", record.Image)
+	}
+	return d, err
+}
+
+// insert keeps a new record and starts its keeper, once everything that belongs to it is prepared.
+func (m *Manager) insert(ctx context.Context, record Record, limit int, prepare func(ctx context.Context, id string) error) (Desktop, error) {
 	wish, boot := record.Wish, record.Boot
-	if draft.Prepare != nil {
+	if prepare != nil {
 		// Until everything is there it is on its way out: after a crash the next process undoes it.
 		record.Wish, record.Boot = WishDestroy, BootNone
 	}
 	if err := m.store.InsertDesktop(ctx, record, limit); err != nil {
 		return Desktop{}, err
 	}
-	if draft.Prepare != nil {
-		if err := draft.Prepare(ctx, record.ID); err != nil {
+	if prepare != nil {
+		if err := prepare(ctx, record.ID); err != nil {
 			m.take(record) // which destroys it
 			return Desktop{}, err
 		}
@@ -220,7 +248,6 @@ func (m *Manager) Create(ctx context.Context, caller Caller, draft Draft) (Deskt
 	if !ok {
 		return Desktop{}, errClosing // the next process takes the record up
 	}
-	m.log.Info("desktop created", "desktop", record.ID, "owner", record.Owner, "name", record.Name, "image", record.Image)
 	return d, nil
 }
 
@@ -236,27 +263,27 @@ func (m *Manager) take(record Record) (Desktop, bool) {
 
 var errClosing = &Error{Code: Unavailable, Message: "the appliance is shutting down", RetryAfter: 5 * time.Second}
 
-// plan fills in a draft. The limit is how many desktops the owner may have.
-func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record Record, limit int, err error) {
+// plan fills in a draft. The tier is the owner's, whose limits count.
+func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record Record, ownerTier Tier, err error) {
 	owner := caller.User
 	if draft.Owner != "" {
 		if !caller.Local {
-			return Record{}, 0, Errorf(Invalid, "owner can only be named on the administration socket")
+			return Record{}, Tier{}, Errorf(Invalid, "owner can only be named on the administration socket")
 		}
 		if owner, err = findUser(ctx, m.store, draft.Owner); err != nil {
 			if CodeOf(err) == NotFound {
-				return Record{}, 0, Errorf(Invalid, "owner: %w", err)
+				return Record{}, Tier{}, Errorf(Invalid, "owner: %w", err)
 			}
-			return Record{}, 0, err
+			return Record{}, Tier{}, err
 		}
 	} else if caller.Local {
 		if owner, err = firstAdmin(ctx, m.store); err != nil {
-			return Record{}, 0, err
+			return Record{}, Tier{}, err
 		}
 	}
-	ownerTier, err := findTier(m.config.Tiers, owner.Tier)
+	ownerTier, err = findTier(m.config.Tiers, owner.Tier)
 	if err != nil {
-		return Record{}, 0, err
+		return Record{}, Tier{}, err
 	}
 	fallback := owner.Tier
 	if owner.Role == RoleAdmin { // whose own tier is the largest, for the number of desktops
@@ -264,10 +291,10 @@ func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record 
 	}
 	tier, err := findTier(m.config.Tiers, cmp.Or(draft.Tier, fallback))
 	if err != nil {
-		return Record{}, 0, err
+		return Record{}, Tier{}, err
 	}
 	if !caller.Local && tier.exceeds(ownerTier) {
-		return Record{}, 0, Errorf(Invalid, "tier %s is larger than yours, which is %s", tier.Name, ownerTier.Name)
+		return Record{}, Tier{}, Errorf(Invalid, "tier %s is larger than yours, which is %s", tier.Name, ownerTier.Name)
 	}
 	created := now()
 	record = Record{
@@ -295,7 +322,7 @@ func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record 
 		func() error { return CheckName(record.Name) }, record.Approval.Check, record.Agent.Check,
 	} {
 		if err := check(); err != nil {
-			return Record{}, 0, err
+			return Record{}, Tier{}, err
 		}
 	}
 	if record.Image == "" {
@@ -306,7 +333,7 @@ func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record 
 	}
 	if draft.Size != nil {
 		if err := resize(&record, *draft.Size, tier, caller.Local); err != nil {
-			return Record{}, 0, err
+			return Record{}, Tier{}, err
 		}
 	}
 	if draft.Start != nil && !*draft.Start {
@@ -315,13 +342,13 @@ func (m *Manager) plan(ctx context.Context, caller Caller, draft Draft) (record 
 	image, err := m.machines.Image(ctx, record.Image)
 	if err != nil {
 		if CodeOf(err) == NotFound {
-			return Record{}, 0, Errorf(Invalid, "image: %w", err)
+			return Record{}, Tier{}, Errorf(Invalid, "image: %w", err)
 		}
-		return Record{}, 0, err
+		return Record{}, Tier{}, err
 	}
 	record.ImageDigest = image.Digest
 	record.DiskBytes = max(record.DiskBytes, image.DiskBytes)
-	return record, ownerTier.Desktops, nil
+	return record, ownerTier, nil
 }
 
 const (
@@ -387,11 +414,12 @@ func (m *Manager) Update(ctx context.Context, caller Caller, id string, change C
 	})
 }
 
-// Start asks for a desktop to run. One that does, or is about to, is left as it is. A shutdown that
-// the guest was asked for cannot be taken back: it is waited for, and the desktop started then.
+// Start asks for a desktop to run. One that does, or is about to, is left as it is; one that is paused
+// goes on. A shutdown that the guest was asked for cannot be taken back: it is waited for, and the
+// desktop started then. It is Exhausted when the host has no room for it.
 func (m *Manager) Start(ctx context.Context, caller Caller, id string) (Desktop, error) {
-	return m.request(ctx, caller, id, func(k *keeper, r *Record) error {
-		if r.Wish == WishRun && r.Failure == "" {
+	return m.requestRun(ctx, caller, id, func(k *keeper, r *Record) error {
+		if r.Wish == WishRun && r.Failure == "" && !k.paused() {
 			return errUnchanged
 		}
 		boot := BootStart
@@ -416,7 +444,7 @@ func (m *Manager) Stop(ctx context.Context, caller Caller, id string) (Desktop, 
 
 // Restart asks for a stop and then a start.
 func (m *Manager) Restart(ctx context.Context, caller Caller, id string) (Desktop, error) {
-	return m.request(ctx, caller, id, func(_ *keeper, r *Record) error {
+	return m.requestRun(ctx, caller, id, func(_ *keeper, r *Record) error {
 		r.Wish, r.Boot, r.Failure = WishRun, BootRestart, ""
 		return nil
 	})
@@ -467,6 +495,7 @@ func (m *Manager) request(ctx context.Context, caller Caller, id string, change 
 	if err != nil {
 		return Desktop{}, err
 	}
+	k.asked()
 	return k.desktop(), nil
 }
 
@@ -571,6 +600,9 @@ func (m *Manager) ready(caller Caller, id string) (*keeper, Agent, error) {
 		return nil, nil, err
 	}
 	agent, err := k.readyAgent()
+	if err == nil {
+		k.touch()
+	}
 	return k, agent, err
 }
 

@@ -18,6 +18,11 @@ type Store interface {
 	// Desktops lists those that are not destroyed, oldest first (by CreatedAt, then ID).
 	Desktops(ctx context.Context, page Page) ([]Record, error)
 
+	// KeepUses keeps when desktops were last used, by id; those that are not there are left out.
+	KeepUses(ctx context.Context, uses map[string]time.Time) error
+	// Uses are what was kept of the desktops that are not destroyed.
+	Uses(ctx context.Context) (map[string]time.Time, error)
+
 	// InsertUser keeps a user; a second one with the same e-mail address is Conflict.
 	InsertUser(ctx context.Context, user User) error
 	User(ctx context.Context, id string) (User, error)

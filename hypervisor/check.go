@@ -216,7 +216,7 @@ func checkPool(ctx context.Context, c *libvirt.Connect, opts Options) []Check {
 	left := fmt.Sprintf("%.1f GiB are left in %s", float64(info.Available)/(1<<30), opts.Pool.Name)
 	var checks []Check
 	switch {
-	case info.Available < leastSpace:
+	case int64(info.Available) < opts.LeastSpace:
 		checks = append(checks, failed("disk space", left+"; no desktop starts", "free some space in "+opts.Pool.Path))
 	case info.Available < littleSpace:
 		checks = append(checks, warned("disk space", left, "free some space in "+opts.Pool.Path))

@@ -25,6 +25,9 @@ type Options struct {
 	// Pool holds the volumes. By default it has the prefix's name and a folder of that name beside
 	// libvirt's own images. An existing pool of that name is taken as it is.
 	Pool struct{ Name, Path string }
+	// LeastSpace is what stays free in the pool when an image is taken in and has to be when a machine
+	// is turned on; 256 MiB by default.
+	LeastSpace int64
 	// Subnets of the networks, by network; each is an IPv4 prefix of 8 to 29 bits. A network
 	// without one gets a free private /24.
 	Subnets map[string]netip.Prefix
@@ -36,6 +39,9 @@ type Options struct {
 	Version string
 	Log     *slog.Logger
 }
+
+// leastSpace is the default of Options.LeastSpace.
+const leastSpace = 256 << 20
 
 var validPrefix = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 
@@ -51,6 +57,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Pool.Path == "" {
 		o.Pool.Path = "/var/lib/libvirt/images/" + o.Pool.Name
+	}
+	if o.LeastSpace == 0 {
+		o.LeastSpace = leastSpace
 	}
 	if o.Acceleration == "" {
 		o.Acceleration = "auto"

@@ -126,7 +126,8 @@ func (h *Host) ImportImage(ctx context.Context, files ImageFiles, progress func(
 		h.images.Lock()
 		defer h.images.Unlock()
 		if err := h.writeManifest(ctx, c, manifestVolume(files.Name), image); err != nil {
-			return desktop.Image{}, err
+			// Nobody's, unless it has another name.
+			return desktop.Image{}, errors.Join(err, h.removeUnusedContents(context.WithoutCancel(ctx), c))
 		}
 		// The content that the name stood for before may be nobody's now.
 		return image, h.removeUnusedContents(ctx, c)
@@ -208,38 +209,49 @@ func (h *Host) importContent(ctx context.Context, c *libvirt.Connect, files Imag
 	if err := h.checkSpace(c, total); err != nil {
 		return image, err
 	}
+	err = h.fill(ctx, c, files, opened, &image, func(n int64) {
+		done += n
+		progress(done, total)
+	})
+	if err == nil {
+		err = h.writeManifest(ctx, c, contentVolume(files.Digest, "json"), image)
+	}
+	if err != nil {
+		// A part of an image is of no use, and may be what has filled the disk.
+		for _, p := range files.parts() {
+			err = errors.Join(err, h.deleteVolume(c, contentVolume(files.Digest, p.part)))
+		}
+	}
+	return image, err
+}
+
+// fill makes the volumes of an image's parts.
+func (h *Host) fill(ctx context.Context, c *libvirt.Connect, files ImageFiles, opened []*os.File, image *desktop.Image, sent func(int64)) error {
 	for i, p := range files.parts() {
 		info, err := opened[i].Stat()
 		if err != nil {
-			return image, err
+			return err
 		}
 		name := contentVolume(files.Digest, p.part)
 		if err := h.deleteVolume(c, name); err != nil { // of an import that was interrupted
-			return image, err
+			return err
 		}
 		if err := h.createVolume(c, name, info.Size(), ""); err != nil {
-			return image, err
+			return err
 		}
-		err = h.uploadFile(ctx, c, name, opened[i], 0, info.Size(), func(n int64) {
-			done += n
-			progress(done, total)
-		})
-		if err != nil {
-			return image, errors.Join(err, h.deleteVolume(c, name))
+		if err := h.uploadFile(ctx, c, name, opened[i], 0, info.Size(), sent); err != nil {
+			return err
 		}
 		v, ok, err := h.findVolume(c, name)
 		if err != nil {
-			return image, err
+			return err
 		}
 		if !ok {
-			return image, fmt.Errorf("volume %s vanished while it was filled", name)
+			return fmt.Errorf("volume %s vanished while it was filled", name)
 		}
 		image.SizeBytes += v.allocation
 	}
-	if err := ctx.Err(); err != nil {
-		return image, err
-	}
-	return image, h.writeManifest(ctx, c, contentVolume(files.Digest, "json"), image)
+	return ctx.Err()
 }
 
 // writeManifest writes an image's manifest into a volume, whole or not at all.
@@ -248,14 +260,22 @@ func (h *Host) writeManifest(ctx context.Context, c *libvirt.Connect, name strin
 	if err != nil {
 		return err
 	}
-	if _, there, err := h.findVolume(c, name); err != nil {
+	_, there, err := h.findVolume(c, name)
+	if err != nil {
 		return err
-	} else if !there {
+	}
+	if !there {
 		if err := h.createVolume(c, name, manifestSize, ""); err != nil {
 			return err
 		}
 	}
-	return h.uploadBytes(ctx, c, name, block)
+	if err := h.uploadBytes(ctx, c, name, block); err != nil {
+		if !there {
+			err = errors.Join(err, h.deleteVolume(c, name))
+		}
+		return err
+	}
+	return nil
 }
 
 func encodeManifest(image desktop.Image) ([]byte, error) {

@@ -92,11 +92,8 @@ func TestLostDisk(t *testing.T) {
 	// Its disk is gone, too.
 	domain(t, h, spec.ID, (*libvirt.Domain).Destroy)
 	domain(t, h, spec.ID, undefineDomain)
-	c, err := h.connection()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c, giveBack := borrow(t, h)
+	defer giveBack()
 	if err := h.deleteVolume(c, overlayVolume(spec.ID)); err != nil {
 		t.Fatal(err)
 	}
@@ -124,11 +121,8 @@ func TestUnused(t *testing.T) {
 	}
 	wantUnused(t, h)
 
-	c, err := h.connection()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c, giveBack := borrow(t, h)
+	defer giveBack()
 	// What crashes leave behind: a disk without a machine, a part of an image, an image's name that
 	// was never written, an agent of another binary.
 	lost := overlayVolume("dt-lost")

@@ -66,10 +66,11 @@ func (h *Host) start(ctx context.Context, c *libvirt.Connect, spec desktop.Spec)
 		return err
 	}
 	kernel, initrd, made, err := h.ensureOverlay(ctx, c, spec)
-	if err != nil {
-		return err
+	var acceleration string
+	var dbusDisplay bool
+	if err == nil {
+		acceleration, dbusDisplay, err = h.abilities(c)
 	}
-	acceleration, dbusDisplay, err := h.abilities(c)
 	if err == nil {
 		err = h.launch(ctx, c, definition{
 			spec:         spec,
@@ -154,17 +155,34 @@ func (h *Host) launch(ctx context.Context, c *libvirt.Connect, wanted definition
 	return nil
 }
 
-// checkMemory says whether the machine's memory could be had right now. Machines take only what
-// they touch, so more of them fit than their sizes add up to.
+// What a machine must be able to have of its memory right now, and how many times the host's memory it
+// may be given at most.
+const (
+	leastMemory = 1 << 30
+	mostMemory  = 2
+)
+
+// checkMemory says whether the machine could be turned on right now. Machines take only what they touch,
+// so that one fits which may come to want more than there is now; what all of them may come to want is
+// for the caller to add up.
 func (h *Host) checkMemory(c *libvirt.Connect, want int64) error {
 	available, err := availableMemory(c)
 	if err != nil {
 		return err
 	}
-	if available < want {
+	node, err := c.GetNodeInfo()
+	if err != nil {
+		return fmt.Errorf("measure the host's memory: %w", err)
+	}
+	needed, free := min(want, leastMemory), available
+	if most := mostMemory * int64(node.Memory) << 10; want > most {
+		needed, free = want, most
+	}
+	if free < needed {
 		return &desktop.Error{
 			Code:    desktop.Exhausted,
-			Message: fmt.Sprintf("the host has not enough memory: the machine wants %d MiB, %d MiB are available", want>>20, available>>20),
+			Message: fmt.Sprintf("the host has not enough memory right now: %d MiB are needed to turn the machine on, %d MiB are free", needed>>20, free>>20),
+			Details: map[string]any{"resource": desktop.ResourceMemory, "needed": needed, "free": free},
 		}
 	}
 	return nil
@@ -179,8 +197,7 @@ func (h *Host) ensureOverlay(ctx context.Context, c *libvirt.Connect, spec deskt
 		return "", "", false, err
 	}
 	if !ok {
-		return "", "", false, desktop.Errorf(desktop.NotFound,
-			"the image that this desktop was made from (%.12s) is not on this host; make it with `bureau image build`, or bring it with `bureau image import`", spec.ImageDigest)
+		return "", "", false, noContent(spec.ImageDigest)
 	}
 	base, ok, err := h.findVolume(c, contentVolume(spec.ImageDigest, "qcow2"))
 	if err != nil {
@@ -510,7 +527,13 @@ func stateOf(state libvirt.DomainState, reason int) (desktop.MachineState, strin
 	switch state {
 	case libvirt.DOMAIN_RUNNING, libvirt.DOMAIN_BLOCKED:
 		return desktop.MachineRunning, ""
-	case libvirt.DOMAIN_PAUSED, libvirt.DOMAIN_PMSUSPENDED:
+	case libvirt.DOMAIN_PAUSED:
+		// The only error of a disk that pauses a machine; see the disks' error policy.
+		if libvirt.DomainPausedReason(reason) == libvirt.DOMAIN_PAUSED_IOERROR {
+			return desktop.MachinePaused, desktop.CauseDiskFull
+		}
+		return desktop.MachinePaused, ""
+	case libvirt.DOMAIN_PMSUSPENDED:
 		return desktop.MachinePaused, ""
 	case libvirt.DOMAIN_SHUTDOWN:
 		return desktop.MachineDying, ""

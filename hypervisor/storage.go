@@ -352,21 +352,20 @@ func (h *Host) withStream(c *libvirt.Connect, name string, fn func(*libvirt.Stor
 	})
 }
 
-// leastSpace is what the pool must have left for a machine to be started.
-const leastSpace = 256 << 20
-
-// checkSpace says whether the pool has room for that many bytes and a little more.
+// checkSpace says whether the pool has room for that many bytes and what is to stay free.
 func (h *Host) checkSpace(c *libvirt.Connect, want int64) error {
 	return h.withPool(c, func(pool *libvirt.StoragePool) error {
+		h.refresh(pool)
 		info, err := pool.GetInfo()
 		if err != nil {
 			return fmt.Errorf("measure pool %s: %w", h.opts.Pool.Name, err)
 		}
-		// libvirt counts when the pool is refreshed, and its own changes between.
-		if int64(info.Available) < want+leastSpace {
+		needed, free := want+h.opts.LeastSpace, int64(info.Available)
+		if free < needed {
 			return &desktop.Error{
 				Code:    desktop.Exhausted,
-				Message: fmt.Sprintf("the host's disk is full: %d MiB are needed, %d MiB are left", (want+leastSpace)>>20, info.Available>>20),
+				Message: fmt.Sprintf("the host's disk is full: %d MiB are needed, %d MiB are free", needed>>20, free>>20),
+				Details: map[string]any{"resource": desktop.ResourceDisk, "needed": needed, "free": free},
 			}
 		}
 		return nil

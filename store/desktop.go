@@ -51,9 +51,7 @@ func (s *Store) InsertDesktop(ctx context.Context, r desktop.Record, limit int) 
 				return err
 			}
 			if count >= limit {
-				failure := desktop.Errorf(desktop.Conflict, "the owner has %d of at most %d desktops: destroy one first", count, limit)
-				failure.Details = map[string]any{"limit": limit}
-				return failure
+				return desktop.AtLimit(desktop.ResourceDesktops, count, limit)
 			}
 		}
 		_, err := tx.ExecContext(ctx,

@@ -156,13 +156,36 @@ func (s *Store) Close() error {
 func (s *Store) write(ctx context.Context, do func(*sql.Tx) error) error {
 	tx, err := s.writer.BeginTx(ctx, nil)
 	if err != nil {
-		return err
+		return explain(err)
 	}
 	defer tx.Rollback() // does nothing after a commit
 	if err := do(tx); err != nil {
+		return explain(err)
+	}
+	return explain(tx.Commit())
+}
+
+// fullAgain is what a caller is told to wait when the disk is full.
+const fullAgain = 30 * time.Second
+
+// explain tells a full disk from a fault of ours. It is Unavailable rather than Exhausted: nothing that
+// the caller stops or destroys would make room.
+func explain(err error) error {
+	var failure *sqlite.Error
+	if !errors.As(err, &failure) {
 		return err
 	}
-	return tx.Commit()
+	switch failure.Code() {
+	case sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE:
+		return &desktop.Error{
+			Code:       desktop.Unavailable,
+			Message:    "the disk of the appliance's database is full: nothing was changed",
+			RetryAfter: fullAgain,
+			Details:    map[string]any{"resource": "database"},
+			Err:        err,
+		}
+	}
+	return err
 }
 
 // querier is what a reading needs: the readers' pool, or a transaction.

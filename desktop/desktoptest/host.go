@@ -155,6 +155,19 @@ func (h *Host) Image(_ context.Context, name string) (desktop.Image, error) {
 // Images implements desktop.Machines.
 func (h *Host) Images(context.Context) ([]desktop.Image, error) { return []desktop.Image{Image}, nil }
 
+// HasContent implements desktop.Machines.
+func (h *Host) HasContent(_ context.Context, digest string) error {
+	if digest != Image.Digest {
+		return desktop.Errorf(desktop.NotFound, "there is no image of the digest %s", digest)
+	}
+	return nil
+}
+
+// Measure implements desktop.Machines: there is room for any test's desktops.
+func (h *Host) Measure(context.Context) (desktop.HostFacts, error) {
+	return desktop.HostFacts{CPUs: 1000, MemoryBytes: 1 << 50, MemoryAvailable: 1 << 50, DiskBytes: 1 << 50, DiskAvailable: 1 << 50}, nil
+}
+
 // Start implements desktop.Machines.
 func (h *Host) Start(ctx context.Context, spec desktop.Spec) error {
 	now := h.Now()

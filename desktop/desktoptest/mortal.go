@@ -121,6 +121,14 @@ func (s Store) Desktops(ctx context.Context, page desktop.Page) ([]desktop.Recor
 	return call(s.M, "Desktops", func() ([]desktop.Record, error) { return s.Store.Desktops(ctx, page) })
 }
 
+func (s Store) KeepUses(ctx context.Context, uses map[string]time.Time) error {
+	return act(s.M, "KeepUses", func() error { return s.Store.KeepUses(ctx, uses) })
+}
+
+func (s Store) Uses(ctx context.Context) (map[string]time.Time, error) {
+	return call(s.M, "Uses", func() (map[string]time.Time, error) { return s.Store.Uses(ctx) })
+}
+
 func (s Store) InsertUser(ctx context.Context, user desktop.User) error {
 	return act(s.M, "InsertUser", func() error { return s.Store.InsertUser(ctx, user) })
 }
@@ -157,6 +165,14 @@ func (h Machines) inside(ctx context.Context) context.Context {
 
 func (h Machines) Image(ctx context.Context, name string) (desktop.Image, error) {
 	return call(h.M, "Image", func() (desktop.Image, error) { return h.Machines.Image(ctx, name) })
+}
+
+func (h Machines) HasContent(ctx context.Context, digest string) error {
+	return act(h.M, "HasContent", func() error { return h.Machines.HasContent(ctx, digest) })
+}
+
+func (h Machines) Measure(ctx context.Context) (desktop.HostFacts, error) {
+	return call(h.M, "Measure", func() (desktop.HostFacts, error) { return h.Machines.Measure(ctx) })
 }
 
 func (h Machines) Start(ctx context.Context, spec desktop.Spec) error {
