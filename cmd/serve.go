@@ -3,7 +3,6 @@ package cmd
 import (
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -20,7 +19,7 @@ database, its networks and its first user. Settings come from flags, BUREAU_… 
 the configuration file; config.example.yaml explains each.
 
 It needs no root: a user in the group libvirt is enough. SIGTERM ends it and leaves the
-desktops running; the next start takes them over.`,
+desktops running; the next start takes them over. SIGHUP reads the certificate anew.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			settings, err := a.configuration(c)
@@ -34,8 +33,8 @@ desktops running; the next start takes them over.`,
 			if os.Geteuid() == 0 {
 				log.Warn("serve runs as root and needs not: use the service, or a user in the group libvirt")
 			}
-			if !local(settings.Listen) {
-				log.Warn("the API is open to other hosts and speaks plain HTTP: put a proxy with TLS before it", "listen", settings.Listen)
+			if !settings.Local() && settings.TLS.Cert == "" {
+				log.Warn("the API is open to other hosts and speaks plain HTTP (tls.plain)", "listen", settings.Listen)
 			}
 			log.Info("starting", "version", Version(), "listen", settings.Listen, "dataDir", settings.DataDir,
 				"libvirt", settings.Libvirt.URI, "prefix", settings.Libvirt.Prefix)
@@ -58,6 +57,9 @@ func (a *app) logger(settings config.Log) *slog.Logger {
 // announce tells the operator how to go on from here.
 func (a *app) announce(s Served) {
 	fmt.Fprintf(a.out, "bureau %s answers at %s\n", Version(), s.URL)
+	if s.Fingerprint != "" {
+		fmt.Fprintf(a.out, "its certificate vouches only for itself; clients trust it with BUREAU_CA=%s\n", s.Fingerprint)
+	}
 	if !s.FirstStart {
 		return
 	}
@@ -70,14 +72,6 @@ This is its first start. The administrator is %s. From here:
   sudo bureau desktop screenshot demo -o demo.png
 
 `, s.Admin.Email)
-}
-
-func local(listen string) bool {
-	host, _, err := net.SplitHostPort(listen)
-	if err != nil {
-		return false
-	}
-	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
 func (a *app) agentCommand() *cobra.Command {
