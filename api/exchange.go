@@ -121,6 +121,10 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// pieceBytes is how much of an answer is sent under one deadline. A client that takes 60 s for it reads
+// 4 KB a second.
+const pieceBytes = 256 << 10
+
 // recorder notes what was answered and renews the deadline of each write.
 type recorder struct {
 	http.ResponseWriter
@@ -145,10 +149,17 @@ func (w *recorder) Write(data []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	w.extend()
-	n, err := w.ResponseWriter.Write(data)
-	w.bytes += int64(n)
-	return n, err
+	sent := 0
+	for {
+		piece := data[sent:min(len(data), sent+pieceBytes)]
+		w.extend()
+		n, err := w.ResponseWriter.Write(piece)
+		sent += n
+		w.bytes += int64(n)
+		if err != nil || sent == len(data) {
+			return sent, err
+		}
+	}
 }
 
 // Flush sends what has been written so far.
