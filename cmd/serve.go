@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"regexp"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -47,11 +49,29 @@ desktops running; the next start takes them over. SIGHUP reads the certificate a
 }
 
 func (a *app) logger(settings config.Log) *slog.Logger {
-	options := &slog.HandlerOptions{Level: settings.Level}
+	options := &slog.HandlerOptions{Level: settings.Level, ReplaceAttr: withoutKeys}
 	if settings.Format == "json" {
 		return slog.New(slog.NewJSONHandler(a.err, options))
 	}
 	return slog.New(slog.NewTextHandler(a.err, options))
+}
+
+var keyRule = regexp.MustCompile(regexp.QuoteMeta(desktop.KeyPrefix) + `[0-9A-Za-z_-]+`)
+
+// withoutKeys keeps API keys out of the log where no part of bureau puts them, but a caller may: in a
+// path, or in a name that an error quotes.
+func withoutKeys(_ []string, a slog.Attr) slog.Attr {
+	text := ""
+	switch v := a.Value.Any().(type) {
+	case string:
+		text = v
+	case error:
+		text = v.Error()
+	}
+	if strings.Contains(text, desktop.KeyPrefix) {
+		a.Value = slog.StringValue(keyRule.ReplaceAllLiteralString(text, desktop.KeyPrefix+"…"))
+	}
+	return a
 }
 
 // announce tells the operator how to go on from here.
