@@ -17,7 +17,7 @@ down: ## Shut the desktops down and end the appliance
 
 clean: ## Remove everything that make up has made
 	@$(SUDO) packaging/host/clean
-	@rm -rf bureau dist desktop.png "$${XDG_CONFIG_HOME:-$$HOME/.config}/bureau/key"
+	@rm -rf bureau dist desktop.png "$${XDG_CONFIG_HOME:-$$HOME/.config}/bureau/key" "$${XDG_CONFIG_HOME:-$$HOME/.config}/bureau/ca.pem"
 
 demo-chat: ## Talk to the desktop's agent, whose model is a scripted one
 	@packaging/host/demo-chat

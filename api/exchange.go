@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"runtime/debug"
 	"time"
@@ -21,6 +22,16 @@ type exchange struct {
 	log    *slog.Logger // says the id with every line
 	route  string       // the operation's id, once the router has found it
 	caller desktop.Caller
+	client netip.Addr // whom it comes from; see clientOf
+
+	connection *connection // nil where it was not counted
+}
+
+// admitted notes that the caller has shown a good key.
+func (x *exchange) admitted() {
+	if x.connection != nil {
+		x.connection.known.Store(true)
+	}
 }
 
 type exchangeKey struct{}
@@ -32,11 +43,6 @@ func exchangeOf(ctx context.Context) *exchange {
 	}
 	return &exchange{log: slog.New(slog.DiscardHandler)}
 }
-
-// writeTimeout is how long one piece of an answer may take to be sent. Each piece has it anew, so
-// that neither an answer that is long in coming nor a long stream is cut off, and a reader that
-// has stopped reading is.
-const writeTimeout = 60 * time.Second
 
 // saneID is a request id that is taken over from the caller.
 var saneID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
@@ -57,20 +63,25 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.inFlight.Done()
 
 	began := time.Now()
-	x := &exchange{id: requestID(r)}
+	x := &exchange{id: requestID(r), client: clientOf(r, s.proxies), connection: connectionOf(r.Context())}
 	x.log = s.log.With("request_id", x.id)
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
-	out := &recorder{ResponseWriter: w, control: http.NewResponseController(w)}
+	out := &recorder{ResponseWriter: w, control: http.NewResponseController(w), timeout: s.times.write}
+	out.extend()              // an earlier answer on the connection may have left a deadline that is over
 	if r.ContentLength != 0 { // there is a body, or there may be; see body
-		out.control.SetReadDeadline(began.Add(bodyTimeout)) // a test's recorder has none
+		out.control.SetReadDeadline(began.Add(s.times.body)) // a test's recorder has none
 	}
 
 	header := out.Header()
 	header.Set("X-Request-Id", x.id)
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	header.Set("Cross-Origin-Resource-Policy", "same-origin")
 	header.Set("Referrer-Policy", "no-referrer")
 	header.Set("Cache-Control", "no-store")
+	if r.TLS != nil && s.strictTransport() {
+		header.Set("Strict-Transport-Security", "max-age=31536000")
+	}
 
 	defer func() {
 		fault := recover()
@@ -88,6 +99,9 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 			slog.Int("status", out.status), slog.Int64("bytes", out.bytes), slog.Duration("took", time.Since(began)),
 			slog.String("remote", r.RemoteAddr),
 		}
+		if end, err := netip.ParseAddrPort(r.RemoteAddr); err == nil && plain(end.Addr()) != x.client {
+			attributes = append(attributes, slog.String("client", x.client.String()))
+		}
 		switch {
 		case x.caller.Local:
 			attributes = append(attributes, slog.Bool("local", true))
@@ -99,16 +113,23 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(fault)
 		}
 	}()
-	s.router.ServeHTTP(out, r)
+	if !s.cors(out, r) {
+		s.router.ServeHTTP(out, r)
+	}
 	if out.status == 0 {
 		out.WriteHeader(http.StatusOK)
 	}
 }
 
+// pieceBytes is how much of an answer is sent under one deadline. A client that takes 60 s for it reads
+// 4 KB a second.
+const pieceBytes = 256 << 10
+
 // recorder notes what was answered and renews the deadline of each write.
 type recorder struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	timeout time.Duration // of each write
 	status  int
 	bytes   int64
 }
@@ -128,10 +149,17 @@ func (w *recorder) Write(data []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	w.extend()
-	n, err := w.ResponseWriter.Write(data)
-	w.bytes += int64(n)
-	return n, err
+	sent := 0
+	for {
+		piece := data[sent:min(len(data), sent+pieceBytes)]
+		w.extend()
+		n, err := w.ResponseWriter.Write(piece)
+		sent += n
+		w.bytes += int64(n)
+		if err != nil || sent == len(data) {
+			return sent, err
+		}
+	}
 }
 
 // Flush sends what has been written so far.
@@ -141,5 +169,5 @@ func (w *recorder) Flush() {
 }
 
 func (w *recorder) extend() {
-	w.control.SetWriteDeadline(time.Now().Add(writeTimeout)) // a test's recorder has none
+	w.control.SetWriteDeadline(time.Now().Add(w.timeout)) // a test's recorder has none
 }

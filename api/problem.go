@@ -60,7 +60,7 @@ var kinds = []Kind{
 	{string(desktop.Locked), http.StatusLocked, "Held by a person",
 		"A person holds the desktop's input lease: \"holder\" says who, \"expiresAt\" until when. Pictures stay allowed; act after the lease has ended."},
 	{string(desktop.RateLimited), http.StatusTooManyRequests, "Too many requests",
-		"The key is over its rate. Wait as long as the Retry-After header says."},
+		"The key is over its rate, or too many requests with no good key have come from your address. Wait as long as the Retry-After header says."},
 	{string(desktop.Internal), http.StatusInternalServerError, "Internal fault",
 		"A fault of ours. The operator finds it in the log under the request's id."},
 	{string(desktop.Unavailable), http.StatusServiceUnavailable, "Not available now",
@@ -209,7 +209,7 @@ func problemOf(ctx context.Context, err error) *Problem {
 		x.log.LogAttrs(ctx, slog.LevelError, "internal fault", slog.Any("error", err))
 		known = &desktop.Error{Code: desktop.Internal, Message: "an internal fault; the operator finds it in the log under request " + x.id}
 	} else if known.Err != nil || err != error(known) {
-		x.log.LogAttrs(ctx, slog.LevelDebug, "request refused", slog.String("code", string(known.Code)), slog.Any("error", err))
+		x.log.LogAttrs(ctx, slog.LevelDebug, "request refused", slog.String("code", string(known.Code)), slog.Any("error", err), slog.Any("cause", known.Err))
 	}
 	kind := kindOf(known.Code)
 	p := &Problem{
@@ -228,6 +228,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	s.problem(r.Context(), err).write(w)
 }
 
+// refusedBody is how long the rest of a body may take to arrive when its request has been refused.
+const refusedBody = 5 * time.Second
+
 func (p *Problem) write(w http.ResponseWriter) {
 	for name, values := range p.GetHeaders() {
 		w.Header()[name] = values
@@ -238,6 +241,9 @@ func (p *Problem) write(w http.ResponseWriter) {
 		p.extra = nil
 		body, _ = json.Marshal(p)
 	}
+	// What is left of the request's body is read for a while before the answer is sent; a test's recorder
+	// reads nothing.
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedBody))
 	w.WriteHeader(p.Status)
 	w.Write(append(body, '\n'))
 }

@@ -49,7 +49,6 @@ const administrationSocket = "administration-socket"
 const (
 	defaultBodyLimit = 1 << 20
 	largeBodyLimit   = 2 << 20 // of text and scripts
-	bodyTimeout      = 60 * time.Second
 )
 
 // desktopPath is the beginning of the routes of one desktop.
@@ -188,7 +187,7 @@ func (s *Server) guard(r rule) func(huma.Context, func(huma.Context)) {
 
 // admit finds out who makes a request, and refuses who makes too many or may not make this one.
 func (s *Server) admit(ctx context.Context, r rule, authorization, lease string) (desktop.Caller, error) {
-	caller, err := s.authenticate(ctx, authorization)
+	caller, err := s.identify(ctx, authorization)
 	if err != nil {
 		return caller, err
 	}
@@ -233,14 +232,23 @@ func (s *Server) authenticate(ctx context.Context, header string) (desktop.Calle
 		}
 		return desktop.Caller{}, desktop.Errorf(desktop.Unauthenticated, `there is no key: send "Authorization: Bearer sk_live_…"`)
 	}
-	scheme, secret, _ := strings.Cut(header, " ")
-	secret = strings.TrimSpace(secret)
-	if !strings.EqualFold(scheme, "Bearer") || !strings.HasPrefix(secret, desktop.KeyPrefix) || len(secret) > maxKeyLength {
-		return desktop.Caller{}, desktop.Errorf(desktop.Unauthenticated, "the key is not a good one")
+	secret := bearerOf(header)
+	if secret == "" {
+		return desktop.Caller{}, desktop.Errorf(desktop.Unauthenticated, "there is no key in the Authorization header: send \"Bearer sk_live_…\"")
 	}
 	caller, err := s.accounts.Authenticate(ctx, secret)
 	caller.Local = false
 	return caller, err
+}
+
+// bearerOf is the key in an Authorization header; "" when there is nothing in it that looks like one.
+func bearerOf(header string) string {
+	scheme, secret, _ := strings.Cut(header, " ")
+	secret = strings.TrimSpace(secret)
+	if !strings.EqualFold(scheme, "Bearer") || !strings.HasPrefix(secret, desktop.KeyPrefix) || len(secret) > maxKeyLength {
+		return ""
+	}
+	return secret
 }
 
 // existence ends a request for a desktop that the caller may not know of, before anything of the
@@ -284,7 +292,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	var network net.Error
 	switch {
 	case err != nil && errors.As(err, &network) && network.Timeout():
-		return nil, desktop.Errorf(requestTimeout, "the body did not arrive within %s", bodyTimeout)
+		return nil, desktop.Errorf(requestTimeout, "the body did not arrive in time")
 	case err != nil:
 		return nil, desktop.Errorf(desktop.Invalid, "the body cannot be read: %w", err)
 	case int64(len(data)) > limit:

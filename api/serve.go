@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,31 +15,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits of a connection. There is no limit for a whole request or answer: some take a day. Each
-// body and each write has its own; see body and recorder.
-const (
-	headerTimeout  = 20 * time.Second
-	idleTimeout    = 2 * time.Minute
-	maxHeaderBytes = 64 << 10
-)
+// times are the limits of what clients may take. There is none for a whole request or answer: some take
+// a day.
+type times struct {
+	header time.Duration // for a request's header
+	body   time.Duration // for its body
+	// write is for one piece of an answer to be sent. Each piece has it anew, so that neither an answer
+	// that is long in coming nor a long stream is cut off, and a reader that has stopped reading is.
+	write time.Duration
+	idle  time.Duration // between two requests
+}
+
+var defaultTimes = times{header: 20 * time.Second, body: 60 * time.Second, write: 60 * time.Second, idle: 2 * time.Minute}
+
+const maxHeaderBytes = 64 << 10
 
 // lastMoments is how long a request has to end after its context has.
 const lastMoments = 2 * time.Second
 
-// Serve answers on a TCP listener and on the administration socket, either of which may be nil,
-// until ctx ends. It then takes no further requests, lets those in flight go on for the grace
+// Serve answers on a TCP listener (over TLS, where Options say so) and on the administration socket,
+// either of which may be nil, until ctx ends. It then takes no further requests, lets those in flight go on for the grace
 // period, ends the rest, and returns nil. It closes the listeners. It is called once.
 func (s *Server) Serve(ctx context.Context, tcp, administration net.Listener) error {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx)) // of the requests
 	defer cancel()
 	server := &http.Server{
 		Handler:           s.Handler(),
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
+		ReadHeaderTimeout: s.times.header,
+		IdleTimeout:       s.times.idle,
 		MaxHeaderBytes:    maxHeaderBytes,
 		BaseContext:       func(net.Listener) context.Context { return work },
-		ConnContext:       markLocal,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return markCounted(markLocal(ctx, conn), conn)
+		},
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	group, running := errgroup.WithContext(ctx)
 	serve := func(name string, listener net.Listener) {
@@ -50,6 +60,10 @@ func (s *Server) Serve(ctx context.Context, tcp, administration net.Listener) er
 		})
 	}
 	if tcp != nil {
+		tcp = &gate{Listener: tcp, total: s.connections, each: s.connectionsEach, proxies: s.proxies, plain: s.tls == nil, log: s.log}
+		if s.tls != nil {
+			tcp = tls.NewListener(tcp, s.tls)
+		}
 		serve("TCP", tcp)
 	}
 	if administration != nil {

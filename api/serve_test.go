@@ -22,10 +22,18 @@ func httpRequest(ctx context.Context, url, body, key string) (*http.Request, err
 	return request, err
 }
 
-// served is a bench on real listeners.
-func served(t *testing.T, grace time.Duration) (b *bench, tcp, socket string, stop func() error) {
+// served is a bench on real listeners; change may be nil, tune is for what no option is for.
+func served(t *testing.T, grace time.Duration, change func(*Options), tune ...func(*Server)) (b *bench, tcp, socket string, stop func() error) {
 	t.Helper()
-	b = newBench(t, func(o *Options) { o.Grace = grace })
+	b = newBench(t, func(o *Options) {
+		o.Grace = grace
+		if change != nil {
+			change(o)
+		}
+	})
+	for _, one := range tune {
+		one(b.server)
+	}
 	web, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +52,7 @@ func served(t *testing.T, grace time.Duration) (b *bench, tcp, socket string, st
 }
 
 func TestServe(t *testing.T) {
-	b, tcp, socket, stop := served(t, time.Minute)
+	b, tcp, socket, stop := served(t, time.Minute, nil)
 	unix := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}}
@@ -86,7 +94,7 @@ func TestServe(t *testing.T) {
 }
 
 func TestServeFinishesWhatIsInFlight(t *testing.T) {
-	b, tcp, _, stop := served(t, time.Minute)
+	b, tcp, _, stop := served(t, time.Minute, nil)
 	begun, release := make(chan struct{}), make(chan struct{})
 	b.OnExec = func(context.Context, desktop.Exec, func(desktop.Stream, []byte)) (desktop.ExecResult, error) {
 		close(begun)
@@ -124,7 +132,7 @@ func TestServeFinishesWhatIsInFlight(t *testing.T) {
 }
 
 func TestServeEndsWhatDoesNotEnd(t *testing.T) {
-	b, tcp, _, stop := served(t, time.Millisecond)
+	b, tcp, _, stop := served(t, time.Millisecond, nil)
 	begun := make(chan struct{})
 	b.OnExec = func(ctx context.Context, _ desktop.Exec, _ func(desktop.Stream, []byte)) (desktop.ExecResult, error) {
 		close(begun)

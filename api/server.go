@@ -18,11 +18,13 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -116,6 +118,22 @@ type Options struct {
 	RatePerMinute float64
 	Burst         int
 
+	// FailuresPerMinute is how many requests a minute may fail to authenticate from one address, 0 for
+	// any number.
+	FailuresPerMinute float64
+	// Proxies are the networks of the proxies that are believed about whom they pass requests on for.
+	Proxies []netip.Prefix
+	// Connections is how many TCP connections there may be, ConnectionsPerAddress how many of one address
+	// that is no proxy's; 0 for any number.
+	Connections, ConnectionsPerAddress int
+	// Origins are the web origins, such as https://example.org, whose pages may use the API.
+	Origins []string
+	// TLS, when not nil, is how Serve's TCP listener speaks TLS. HTTP/2 is not spoken: all limits here are
+	// of connections that carry one request at a time.
+	TLS *tls.Config
+	// StrictTransport tells whether browsers are to insist on TLS from now on; nil for no.
+	StrictTransport func() bool
+
 	// Version is what the OpenAPI document says it describes.
 	Version string
 
@@ -134,7 +152,15 @@ type Server struct {
 	album     *album
 	log       *slog.Logger
 	rates     *limiter
+	failures  *failures
 	grace     time.Duration
+	times     times
+
+	proxies                      []netip.Prefix
+	connections, connectionsEach int
+	origins                      []string
+	tls                          *tls.Config
+	strictTransport              func() bool
 
 	router   *gin.Engine
 	api      huma.API
@@ -157,10 +183,20 @@ func New(o Options) *Server {
 		assistant: o.Assistant,
 		log:       o.Logger,
 		rates:     newLimiter(o.RatePerMinute, o.Burst),
+		failures:  newFailures(o.FailuresPerMinute),
 		grace:     o.Grace,
-		router:    gin.New(),
-		rules:     map[string]rule{},
-		ending:    make(chan struct{}),
+		times:     defaultTimes,
+
+		proxies:         o.Proxies,
+		connections:     o.Connections,
+		connectionsEach: o.ConnectionsPerAddress,
+		origins:         o.Origins,
+		tls:             o.TLS,
+		strictTransport: o.StrictTransport,
+
+		router: gin.New(),
+		rules:  map[string]rule{},
+		ending: make(chan struct{}),
 	}
 	if o.Render == nil {
 		o.Render = picture.Render
@@ -171,6 +207,13 @@ func New(o Options) *Server {
 	}
 	if s.grace <= 0 {
 		s.grace = 10 * time.Second
+	}
+	if s.tls != nil {
+		s.tls = s.tls.Clone()
+		s.tls.NextProtos = []string{"http/1.1"}
+	}
+	if s.strictTransport == nil {
+		s.strictTransport = func() bool { return false }
 	}
 
 	s.router.HandleMethodNotAllowed = true

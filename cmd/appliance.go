@@ -90,6 +90,41 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	}
 	defer closing(&err, agents.Close)
 
+	shown, err := certificateOf(c, log)
+	if err != nil {
+		return err
+	}
+	defer reloading(ctx, shown, log)()
+	options := api.Options{
+		Desktops:              manager,
+		Accounts:              accounts,
+		Providers:             lender.providers,
+		Usage:                 lender.meter,
+		Claims:                kept,
+		Assistant:             agents,
+		Logger:                log,
+		RatePerMinute:         float64(c.RateLimit),
+		FailuresPerMinute:     float64(c.FailureLimit),
+		Connections:           connectionsOf(c, log),
+		ConnectionsPerAddress: c.Connections.PerAddress,
+		Version:               Version(),
+	}
+	if options.Proxies, err = c.ProxyNetworks(); err != nil {
+		return err
+	}
+	if options.Origins, err = c.Origins(); err != nil {
+		return err
+	}
+	served := Served{AdminSocket: c.AdminSocket, Admin: admin, FirstStart: errors.Is(statErr, fs.ErrNotExist)}
+	scheme := "http://"
+	if shown != nil {
+		scheme = "https://"
+		options.TLS, options.StrictTransport = shown.TLS(), func() bool { return !shown.SelfSigned() }
+		if shown.SelfSigned() {
+			served.Fingerprint = shown.Fingerprint()
+		}
+	}
+
 	tcp, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return fmt.Errorf("listening for the API (listen: %s): %w", c.Listen, err)
@@ -99,24 +134,10 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 		_ = tcp.Close()
 		return err
 	}
-	ready(Served{
-		URL:         "http://" + tcp.Addr().String(),
-		AdminSocket: c.AdminSocket,
-		Admin:       admin,
-		FirstStart:  errors.Is(statErr, fs.ErrNotExist),
-	})
-	server := api.New(api.Options{
-		Desktops:      manager,
-		Accounts:      accounts,
-		Providers:     lender.providers,
-		Usage:         lender.meter,
-		Claims:        kept,
-		Assistant:     agents,
-		Logger:        log,
-		RatePerMinute: float64(c.RateLimit),
-		Version:       Version(),
-	})
-	server.Mount("/mcp", "mcp", mcp.NewHandler(mcp.Options{Chat: mcp.Agents{}, Version: Version(), Logger: log, Hosts: c.HostNames()}))
+	served.URL = scheme + tcp.Addr().String()
+	ready(served)
+	server := api.New(options)
+	server.Mount("/mcp", "mcp", mcp.NewHandler(mcp.Options{Chat: mcp.Agents{}, Version: Version(), Logger: log, Hosts: c.HostNames(), Origins: options.Origins}))
 	return server.Serve(ctx, tcp, socket)
 }
 

@@ -32,7 +32,7 @@ it; with the lease's token in BUREAU_LEASE the agent acts for its holder.`,
 			if r.key == "" {
 				server = "unix://" + r.name // the administration socket
 			}
-			appliance, err := client.New(server, r.key)
+			appliance, err := client.New(server, r.key, client.WithTLS(r.tls))
 			if err != nil {
 				return err
 			}

@@ -28,6 +28,7 @@ type Parts struct {
 // Served is what an operator is told when the appliance is up.
 type Served struct {
 	URL         string // of the API
+	Fingerprint string // of the API's certificate, when it is self-signed
 	AdminSocket string
 	Admin       desktop.User
 	FirstStart  bool // the database was made just now

@@ -3,6 +3,7 @@ package cmd
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"bureau/api/certificate"
 	"bureau/cmd/config"
 	"bureau/desktop"
 )
@@ -30,7 +32,8 @@ type remote struct {
 	http *http.Client
 	base string
 	key  string
-	name string // for messages
+	name string      // for messages
+	tls  *tls.Config // what to trust; nil for what the system does
 }
 
 func (a *app) remote() (*remote, error) {
@@ -46,7 +49,16 @@ func (a *app) remote() (*remote, error) {
 		if key == "" {
 			return nil, desktop.Errorf(desktop.Unauthenticated, "an address needs a key too: set BUREAU_KEY or give --key")
 		}
-		return &remote{http: &http.Client{}, base: strings.TrimSuffix(a.url, "/"), key: key, name: a.url}, nil
+		r := &remote{http: &http.Client{}, base: strings.TrimSuffix(a.url, "/"), key: key, name: a.url}
+		if a.ca != "" && base.Scheme == "https" {
+			if r.tls, err = certificate.Trust(a.ca); err != nil {
+				return nil, usage("--ca or BUREAU_CA: %w", err)
+			}
+			transport := http.DefaultTransport.(*http.Transport).Clone()
+			transport.TLSClientConfig = r.tls
+			r.http.Transport = transport
+		}
+		return r, nil
 	}
 	if a.key != "" {
 		return nil, usage("a key needs an address too: set BUREAU_URL or give --url")
@@ -203,6 +215,10 @@ func (r *remote) unreachable(ctx context.Context, err error) error {
 		return desktop.Errorf(desktop.Unavailable, "no appliance answers at %s", r.name)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return desktop.Errorf(desktop.Unavailable, "%s did not answer in time", r.name)
+	}
+	var untrusted *tls.CertificateVerificationError
+	if errors.As(err, &untrusted) {
+		return desktop.Errorf(desktop.Unavailable, "%s shows a certificate that is not trusted here (%w): give its file, or its fingerprint as the appliance tells it, with --ca or BUREAU_CA", r.name, untrusted.Err)
 	}
 	var inner *url.Error
 	if errors.As(err, &inner) {

@@ -28,6 +28,7 @@ type app struct {
 	json    bool
 	url     string
 	key     string
+	ca      string
 	socket  string
 	config  string
 	running bool // arguments and flags were good; what fails from here on is no usage error
@@ -96,6 +97,7 @@ socket, as root. From elsewhere give it an address and an API key:
 	flags.BoolVar(&a.json, "json", false, "print JSON, exactly as the API gives it")
 	flags.StringVar(&a.url, "url", os.Getenv("BUREAU_URL"), "address of the appliance (BUREAU_URL)")
 	flags.StringVar(&a.key, "key", "", "API key (better: BUREAU_KEY, which other users of this host cannot see)")
+	flags.StringVar(&a.ca, "ca", os.Getenv("BUREAU_CA"), "what to trust at an https address: a PEM file, or a certificate's fingerprint, sha256:… (BUREAU_CA)")
 	flags.StringVar(&a.socket, "socket", "", "administration socket (default: the configuration's adminSocket)")
 	flags.StringVar(&a.config, "config", "", "configuration file (default "+config.DefaultFile+", if it exists)")
 

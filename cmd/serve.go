@@ -3,8 +3,9 @@ package cmd
 import (
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
+	"regexp"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +21,7 @@ database, its networks and its first user. Settings come from flags, BUREAU_… 
 the configuration file; config.example.yaml explains each.
 
 It needs no root: a user in the group libvirt is enough. SIGTERM ends it and leaves the
-desktops running; the next start takes them over.`,
+desktops running; the next start takes them over. SIGHUP reads the certificate anew.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			settings, err := a.configuration(c)
@@ -34,8 +35,8 @@ desktops running; the next start takes them over.`,
 			if os.Geteuid() == 0 {
 				log.Warn("serve runs as root and needs not: use the service, or a user in the group libvirt")
 			}
-			if !local(settings.Listen) {
-				log.Warn("the API is open to other hosts and speaks plain HTTP: put a proxy with TLS before it", "listen", settings.Listen)
+			if !settings.Local() && settings.TLS.Cert == "" {
+				log.Warn("the API is open to other hosts and speaks plain HTTP (tls.plain)", "listen", settings.Listen)
 			}
 			log.Info("starting", "version", Version(), "listen", settings.Listen, "dataDir", settings.DataDir,
 				"libvirt", settings.Libvirt.URI, "prefix", settings.Libvirt.Prefix)
@@ -48,16 +49,37 @@ desktops running; the next start takes them over.`,
 }
 
 func (a *app) logger(settings config.Log) *slog.Logger {
-	options := &slog.HandlerOptions{Level: settings.Level}
+	options := &slog.HandlerOptions{Level: settings.Level, ReplaceAttr: withoutKeys}
 	if settings.Format == "json" {
 		return slog.New(slog.NewJSONHandler(a.err, options))
 	}
 	return slog.New(slog.NewTextHandler(a.err, options))
 }
 
+var keyRule = regexp.MustCompile(regexp.QuoteMeta(desktop.KeyPrefix) + `[0-9A-Za-z_-]+`)
+
+// withoutKeys keeps API keys out of the log where no part of bureau puts them, but a caller may: in a
+// path, or in a name that an error quotes.
+func withoutKeys(_ []string, a slog.Attr) slog.Attr {
+	text := ""
+	switch v := a.Value.Any().(type) {
+	case string:
+		text = v
+	case error:
+		text = v.Error()
+	}
+	if strings.Contains(text, desktop.KeyPrefix) {
+		a.Value = slog.StringValue(keyRule.ReplaceAllLiteralString(text, desktop.KeyPrefix+"…"))
+	}
+	return a
+}
+
 // announce tells the operator how to go on from here.
 func (a *app) announce(s Served) {
 	fmt.Fprintf(a.out, "bureau %s answers at %s\n", Version(), s.URL)
+	if s.Fingerprint != "" {
+		fmt.Fprintf(a.out, "its certificate vouches only for itself; clients trust it with BUREAU_CA=%s\n", s.Fingerprint)
+	}
 	if !s.FirstStart {
 		return
 	}
@@ -70,14 +92,6 @@ This is its first start. The administrator is %s. From here:
   sudo bureau desktop screenshot demo -o demo.png
 
 `, s.Admin.Email)
-}
-
-func local(listen string) bool {
-	host, _, err := net.SplitHostPort(listen)
-	if err != nil {
-		return false
-	}
-	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
 func (a *app) agentCommand() *cobra.Command {

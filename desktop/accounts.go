@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"net/mail"
 	"slices"
 	"strings"
@@ -38,35 +39,38 @@ func NewAccounts(store Store, tiers []Tier, defaultTier string) *Accounts {
 
 // HashKey is what is kept of a key's secret. A fast hash is right here: a secret has 200 random
 // bits, so there is nothing to guess that a slow hash would protect, and every request pays for it.
-// The store looks the hash up, so how long a look-up takes says nothing about any secret.
+//
+// The store looks the hash up in an index. How long that takes may tell how far the hash of what was
+// presented agrees with one that is kept; whoever wants to make use of that has to find secrets by the
+// beginning of their hash, and at its end has a hash, which opens nothing. So no comparison of secrets
+// is left whose time could tell anything of one.
 func HashKey(secret string) []byte {
 	sum := sha256.Sum256([]byte(secret))
 	return sum[:]
 }
 
 // Authenticate finds who a secret belongs to. The error is Unauthenticated when it is not one, or
-// its key was revoked or has expired.
+// its key was revoked or has expired. All of these are one answer, and one look-up: what a key was is
+// for the operator's log.
 func (a *Accounts) Authenticate(ctx context.Context, secret string) (Caller, error) {
 	if secret == "" {
 		return Caller{}, Errorf(Unauthenticated, "no API key: send it as Authorization: Bearer %s…", KeyPrefix)
 	}
-	bad := Errorf(Unauthenticated, "the API key is not valid")
+	bad := Errorf(Unauthenticated, "the key is unknown, revoked or expired")
 	if !strings.HasPrefix(secret, KeyPrefix) || len(secret) > maxKeyLength {
-		return Caller{}, bad
+		return Caller{}, bad // what a key looks like is no secret
 	}
 	key, user, err := a.store.KeyByHash(ctx, HashKey(secret))
-	if err != nil {
-		if CodeOf(err) == NotFound {
-			return Caller{}, bad
-		}
-		return Caller{}, err
-	}
 	now := time.Now().UTC()
-	if key.RevokedAt != nil {
-		return Caller{}, Errorf(Unauthenticated, "the API key was revoked")
-	}
-	if key.ExpiresAt != nil && !now.Before(*key.ExpiresAt) {
-		return Caller{}, Errorf(Unauthenticated, "the API key has expired")
+	switch {
+	case err != nil && CodeOf(err) != NotFound:
+		return Caller{}, err
+	case err != nil:
+		return Caller{}, bad.Because(err)
+	case key.RevokedAt != nil:
+		return Caller{}, bad.Because(fmt.Errorf("key %s was revoked", key.ID))
+	case key.ExpiresAt != nil && !now.Before(*key.ExpiresAt):
+		return Caller{}, bad.Because(fmt.Errorf("key %s has expired", key.ID))
 	}
 	if a.shouldTouch(key.ID, now) {
 		// A disk that is full is no reason to keep out who only wants to look, or to make room.

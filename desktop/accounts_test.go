@@ -3,6 +3,7 @@ package desktop
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -72,15 +73,20 @@ func TestKeys(t *testing.T) {
 	}
 	past := time.Now().Add(-time.Second)
 	store.keys[0].ExpiresAt = &past
-	if _, err := accounts.Authenticate(ctx, secret); CodeOf(err) != Unauthenticated || !strings.Contains(err.Error(), "expired") {
-		t.Errorf("expired: %v", err)
+	_, unknown := accounts.Authenticate(ctx, KeyPrefix+"unknown")
+	if _, err := accounts.Authenticate(ctx, secret); CodeOf(err) != Unauthenticated || err.Error() != unknown.Error() {
+		t.Errorf("expired: %v; unknown: %v", err, unknown)
+	} else if cause := errors.Unwrap(err); cause == nil || !strings.Contains(cause.Error(), key.ID+" has expired") {
+		t.Errorf("the operator is told %v", cause)
 	}
 	store.keys[0].ExpiresAt = nil
 	if _, err := accounts.RevokeKey(ctx, key.ID); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := accounts.Authenticate(ctx, secret); CodeOf(err) != Unauthenticated || !strings.Contains(err.Error(), "revoked") {
-		t.Errorf("revoked: %v", err)
+	if _, err := accounts.Authenticate(ctx, secret); CodeOf(err) != Unauthenticated || err.Error() != unknown.Error() {
+		t.Errorf("revoked: %v; unknown: %v", err, unknown)
+	} else if cause := errors.Unwrap(err); cause == nil || !strings.Contains(cause.Error(), key.ID+" was revoked") {
+		t.Errorf("the operator is told %v", cause)
 	}
 }
 

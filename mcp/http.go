@@ -47,7 +47,7 @@ const (
 //
 // A web page must not reach it through a browser on the appliance's own network: a request that comes
 // in over loopback has to name localhost, or one of Options.Hosts, as its host, and one that a page
-// has sent has to come from there.
+// has sent has to come from there or from one of Options.Origins.
 type Handler struct {
 	options Options
 	log     *slog.Logger
@@ -303,6 +303,9 @@ func (h *Handler) fromElsewhere(r *http.Request) string {
 	}
 	origin := r.Header.Get("Origin")
 	if origin == "" {
+		return ""
+	}
+	if slices.Contains(h.options.Origins, origin) {
 		return ""
 	}
 	page, err := url.Parse(origin)

@@ -26,6 +26,8 @@ type Options struct {
 	Chat Chat
 	// Hosts are the names under which clients reach the API, besides localhost; see Handler.
 	Hosts []string
+	// Origins are the web origins whose pages may use it; see Handler.
+	Origins []string
 
 	// extend adds to each server what a test needs; nil outside of them. It sees the server's options
 	// before the server is made.

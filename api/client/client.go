@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,6 +58,16 @@ type Option func(*Client)
 // WithTransport wraps the client's own transport, such as to check every exchange.
 func WithTransport(wrap func(http.RoundTripper) http.RoundTripper) Option {
 	return func(c *Client) { c.http.Transport = wrap(c.http.Transport) }
+}
+
+// WithTLS says what the client trusts at an https URL, such as certificate.Trust has it; nil for what the
+// system trusts. It comes before WithTransport.
+func WithTLS(config *tls.Config) Option {
+	return func(c *Client) {
+		if transport, ok := c.http.Transport.(*http.Transport); ok && config != nil {
+			transport.TLSClientConfig = config
+		}
+	}
 }
 
 // New makes a client of the server at an http or https URL, or at a Unix socket: "unix:///run/…" or

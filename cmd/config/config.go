@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"regexp"
@@ -35,6 +36,12 @@ type Config struct {
 	DataDir     string  `mapstructure:"dataDir"`
 	Libvirt     Libvirt `mapstructure:"libvirt"`
 
+	TLS          TLS         `mapstructure:"tls"`
+	Proxies      string      `mapstructure:"proxies"` // separated by commas; see ProxyNetworks
+	Connections  Connections `mapstructure:"connections"`
+	FailureLimit int         `mapstructure:"failureLimit"` // failed authentications a minute and address; 0 is no limit
+	CORS         CORS        `mapstructure:"cors"`
+
 	Acceleration string          `mapstructure:"acceleration"`
 	Image        string          `mapstructure:"image"`
 	Network      string          `mapstructure:"network"`
@@ -48,6 +55,27 @@ type Config struct {
 	Models      Models        `mapstructure:"models"`
 	Chat        Chat          `mapstructure:"chat"`
 	Log         Log           `mapstructure:"log"`
+}
+
+// TLS says how the API's connections are protected.
+type TLS struct {
+	Cert  string `mapstructure:"cert"` // a file, or TLSAuto, or "" for none
+	Key   string `mapstructure:"key"`
+	Plain bool   `mapstructure:"plain"`
+}
+
+// TLSAuto in the place of a certificate's file has one made.
+const TLSAuto = "auto"
+
+// Connections are how many there may be to the API; 0 is no limit.
+type Connections struct {
+	Total      int `mapstructure:"total"`
+	PerAddress int `mapstructure:"perAddress"`
+}
+
+// CORS says which web pages may use the API.
+type CORS struct {
+	Origins string `mapstructure:"origins"` // separated by commas; see Origins
 }
 
 // Models says how providers of models are reached and how much of them may be used.
@@ -115,6 +143,14 @@ type setting struct {
 var settings = []setting{
 	{"listen", "127.0.0.1:7878", "address that the API listens on"},
 	{"hosts", "", "names under which a proxy on this host passes requests on, separated by commas"},
+	{"tls.cert", "", "certificate of the API, a PEM file, or auto for one made here; without it the API is plain HTTP"},
+	{"tls.key", "", "its key, a PEM file"},
+	{"tls.plain", false, "let the API be plain HTTP where other hosts reach it"},
+	{"proxies", "", "addresses and networks whose X-Forwarded-For is believed, separated by commas"},
+	{"connections.total", 2048, "connections to the API at once; 0 is no limit"},
+	{"connections.perAddress", 512, "those of them from one address that is no proxy's; 0 is no limit"},
+	{"failureLimit", 30, "requests with no good key in a minute from one address; 0 is no limit"},
+	{"cors.origins", "", "web origins whose pages may use the API, separated by commas"},
 	{"adminSocket", DefaultSocket, "Unix socket for administration on this host"},
 	{"dataDir", "/var/lib/bureau", "folder of the database"},
 	{"libvirt.uri", "qemu:///system", "libvirt's connection URI"},
@@ -168,8 +204,45 @@ func (c Config) DesktopTiers() map[string]desktop.Tier {
 }
 
 // HostNames are the names in Hosts.
-func (c Config) HostNames() []string {
-	return strings.FieldsFunc(c.Hosts, func(r rune) bool { return r == ',' || r == ' ' })
+func (c Config) HostNames() []string { return fields(c.Hosts) }
+
+func fields(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+// ProxyNetworks are those in Proxies.
+func (c Config) ProxyNetworks() ([]netip.Prefix, error) {
+	var networks []netip.Prefix
+	for _, text := range fields(c.Proxies) {
+		network, err := netip.ParsePrefix(text)
+		if address, failure := netip.ParseAddr(text); failure == nil {
+			network, err = netip.PrefixFrom(address.Unmap(), address.Unmap().BitLen()), nil
+		}
+		if err != nil {
+			return nil, invalid("proxies", c.Proxies, "addresses and networks, such as 127.0.0.1 or 10.0.0.0/8, separated by commas")
+		}
+		networks = append(networks, network.Masked())
+	}
+	return networks, nil
+}
+
+// Origins are those in CORS, as browsers write them.
+func (c Config) Origins() ([]string, error) {
+	origins := fields(c.CORS.Origins)
+	for _, origin := range origins {
+		u, err := url.Parse(origin)
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || strings.ContainsAny(u.Host, "*") ||
+			origin != strings.ToLower(u.Scheme+"://"+u.Host) {
+			return nil, invalid("cors.origins", c.CORS.Origins, "origins such as https://desk.example.org, without a path, in small letters and by name: * is none")
+		}
+	}
+	return origins, nil
+}
+
+// Local tells whether only this host reaches the API.
+func (c Config) Local() bool {
+	host, _, err := net.SplitHostPort(c.Listen)
+	return err == nil && (host == "localhost" || net.ParseIP(host).IsLoopback())
 }
 
 // Database is the path of the database.
@@ -200,6 +273,9 @@ func (c Config) Validate() error {
 		if !hostRule.MatchString(host) {
 			return invalid("hosts", c.Hosts, "host names without ports, such as bureau.example.org, separated by commas")
 		}
+	}
+	if err := c.validateStrangers(); err != nil {
+		return err
 	}
 	for name, path := range map[string]string{
 		"adminSocket": c.AdminSocket, "dataDir": c.DataDir, "libvirt.pool.path": c.Libvirt.Pool.Path,
@@ -249,6 +325,39 @@ func (c Config) Validate() error {
 		return err
 	}
 	return c.validateTiers()
+}
+
+// validateStrangers checks what strangers meet.
+func (c Config) validateStrangers() error {
+	if _, err := c.ProxyNetworks(); err != nil {
+		return err
+	}
+	if _, err := c.Origins(); err != nil {
+		return err
+	}
+	const files = "the paths from the root of a certificate and, in tls.key, its key; or auto, without a key; or nothing"
+	switch t := c.TLS; {
+	case t.Cert == "" || t.Cert == TLSAuto:
+		if t.Key != "" {
+			return invalid("tls.cert", t.Cert, files)
+		}
+	case !filepath.IsAbs(t.Cert):
+		return invalid("tls.cert", t.Cert, files)
+	case !filepath.IsAbs(t.Key):
+		return invalid("tls.key", t.Key, "the path from the root of the key of tls.cert")
+	}
+	switch {
+	case c.Connections.Total < 0:
+		return invalid("connections.total", c.Connections.Total, "a number, or 0 for no limit")
+	case c.Connections.PerAddress < 0:
+		return invalid("connections.perAddress", c.Connections.PerAddress, "a number, or 0 for no limit")
+	case c.FailureLimit < 0:
+		return invalid("failureLimit", c.FailureLimit, "a number of requests, or 0 for no limit")
+	case c.TLS.Cert == "" && !c.TLS.Plain && !c.Local():
+		return desktop.Errorf(desktop.Invalid, "setting listen is %q, which other hosts reach, and keys would cross the network in the clear: "+
+			"set tls.cert (auto makes a certificate), or tls.plain where something else protects them", c.Listen)
+	}
+	return nil
 }
 
 func (m Models) validate() error {

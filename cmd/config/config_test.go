@@ -130,6 +130,20 @@ func TestFaultsNameTheSetting(t *testing.T) {
 		"scalar as a tree": {"log: text", `no setting "log"`},
 		"listen":           {"listen: localhost", "setting listen is"},
 		"listen host":      {"listen: example.org:80", "setting listen is"},
+		"open":             {"listen: 0.0.0.0:80", "setting listen is"},
+		"open to all":      {"listen: :80", "set tls.cert"},
+		"no key":           {"tls: {cert: /etc/x.pem}", "setting tls.key is"},
+		"relative cert":    {"tls: {cert: x.pem, key: /etc/x.key}", "setting tls.cert is"},
+		"key of auto":      {"tls: {cert: auto, key: /etc/x.key}", "setting tls.cert is"},
+		"proxies":          {"proxies: 127.0.0.1, proxy.example.org", "setting proxies is"},
+		"connections":      {"connections: {total: -1}", "setting connections.total is"},
+		"per address":      {"connections: {perAddress: -1}", "setting connections.perAddress is"},
+		"failures":         {"failureLimit: -1", "setting failureLimit is"},
+		"every origin":     {"cors: {origins: '*'}", "setting cors.origins is"},
+		"any subdomain":    {"cors: {origins: 'https://*.example.org'}", "setting cors.origins is"},
+		"origin's path":    {"cors: {origins: 'https://example.org/'}", "setting cors.origins is"},
+		"origin's name":    {"cors: {origins: example.org}", "setting cors.origins is"},
+		"null origin":      {"cors: {origins: 'null'}", "setting cors.origins is"},
 		"relative":         {"dataDir: data", "setting dataDir is"},
 		"long socket":      {"adminSocket: /" + strings.Repeat("x", 107), "setting adminSocket is"},
 		"prefix":           {"libvirt: {prefix: Bureau}", "setting libvirt.prefix is"},
@@ -169,6 +183,30 @@ func TestFaultsNameTheSetting(t *testing.T) {
 	}
 	if _, err := Load(filepath.Join(t.TempDir(), "none.yaml"), nil); desktop.CodeOf(err) != desktop.Invalid {
 		t.Errorf("a file that was named and is missing: %v", err)
+	}
+}
+
+// Who may listen where others reach it, and what lists are made of.
+func TestStrangers(t *testing.T) {
+	for _, text := range []string{
+		"listen: localhost:80", "listen: '[::1]:80'", "listen: 127.1.2.3:80",
+		"{listen: 0.0.0.0:80, tls: {cert: auto}}", "{listen: ':80', tls: {plain: true}}",
+		"{listen: '[::]:80', tls: {cert: /etc/x.pem, key: /etc/x.key}}",
+		"{proxies: '127.0.0.1, ::1,10.1.2.3/8', cors: {origins: 'https://a.example.org, http://localhost:3000'}}",
+	} {
+		file := filepath.Join(t.TempDir(), "config.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(file, nil)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+		proxies, _ := c.ProxyNetworks()
+		origins, _ := c.Origins()
+		if c.Proxies != "" && (fmt.Sprint(proxies) != "[127.0.0.1/32 ::1/128 10.0.0.0/8]" || fmt.Sprint(origins) != "[https://a.example.org http://localhost:3000]") {
+			t.Errorf("proxies %v, origins %q", proxies, origins)
+		}
 	}
 }
 

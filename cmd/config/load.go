@@ -230,7 +230,11 @@ type Value struct {
 // Values are all settings in effect, by the names and in the notation of a config.yaml.
 func (c Config) Values() []Value {
 	values := []Value{
-		{"listen", c.Listen}, {"hosts", c.Hosts}, {"adminSocket", c.AdminSocket}, {"dataDir", c.DataDir},
+		{"listen", c.Listen}, {"hosts", c.Hosts},
+		{"tls.cert", c.TLS.Cert}, {"tls.key", c.TLS.Key}, {"tls.plain", strconv.FormatBool(c.TLS.Plain)}, {"proxies", c.Proxies},
+		{"connections.total", strconv.Itoa(c.Connections.Total)}, {"connections.perAddress", strconv.Itoa(c.Connections.PerAddress)},
+		{"failureLimit", strconv.Itoa(c.FailureLimit)}, {"cors.origins", c.CORS.Origins},
+		{"adminSocket", c.AdminSocket}, {"dataDir", c.DataDir},
 		{"libvirt.uri", c.Libvirt.URI}, {"libvirt.prefix", c.Libvirt.Prefix},
 		{"libvirt.pool.name", c.Libvirt.Pool.Name}, {"libvirt.pool.path", c.Libvirt.Pool.Path},
 		{"acceleration", c.Acceleration}, {"image", c.Image}, {"network", c.Network},

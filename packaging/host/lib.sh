@@ -19,7 +19,7 @@ export PATH="$PATH:/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/u
 export HOME="${HOME:-/root}"
 
 # These scripts speak to the appliance of this host, whichever one the caller has been using.
-unset BUREAU_URL BUREAU_KEY
+unset BUREAU_URL BUREAU_KEY BUREAU_CA
 
 say() { printf '%s\n' "$*"; }
 die() {

@@ -1,0 +1,141 @@
+package api
+
+import (
+	"context"
+	"math"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"bureau/desktop"
+)
+
+// failures bounds how often strangers may fail to authenticate, by their address. An address that has
+// failed too often is told to wait, and no key from it is looked up, with one exception: a key that has
+// been good lately, from wherever, is looked up always. So whoever shares an address with a stranger,
+// as behind a proxy or a company's gateway, goes on working.
+//
+// Requests that are under way at once are checked before any of them counts, so that a client may begin
+// with many; a stranger can have as many guesses beyond the limit as it has connections.
+type failures struct {
+	rate  rate.Limit // of one address; 0 lets everything pass
+	burst int
+
+	mu        sync.Mutex
+	addresses map[netip.Prefix]*rate.Limiter
+	good      map[string]struct{} // hashes of keys that were good when they were last used
+}
+
+const (
+	// manyAddresses is how many addresses are remembered. One more makes one be forgotten: rather is a
+	// stranger with very many addresses not held up than somebody else turned away.
+	manyAddresses = 8192
+	// manyGoodKeys is how many keys are remembered as good.
+	manyGoodKeys = 4096
+)
+
+func newFailures(perMinute float64) *failures {
+	return &failures{rate: rate.Limit(perMinute / 60), burst: max(1, int(math.Ceil(perMinute))),
+		addresses: map[netip.Prefix]*rate.Limiter{}, good: map[string]struct{}{}}
+}
+
+// wait is how long a caller from an address has to wait until a key from it is looked up.
+func (f *failures) wait(from netip.Addr, secret string, now time.Time) time.Duration {
+	place := neighbourhood(from)
+	if f.rate <= 0 || !place.IsValid() {
+		return 0
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	one := f.addresses[place]
+	if one == nil {
+		return 0
+	}
+	left := one.TokensAt(now)
+	if left >= 1 {
+		return 0
+	}
+	if _, good := f.good[string(desktop.HashKey(secret))]; good {
+		return 0
+	}
+	return time.Duration((1 - left) / float64(f.rate) * float64(time.Second))
+}
+
+// note takes down how an authentication went.
+func (f *failures) note(from netip.Addr, secret string, ok bool, now time.Time) {
+	place := neighbourhood(from)
+	if f.rate <= 0 || !place.IsValid() {
+		return
+	}
+	hash := string(desktop.HashKey(secret))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ok {
+		if _, known := f.good[hash]; !known && len(f.good) >= manyGoodKeys {
+			forgetOne(f.good)
+		}
+		f.good[hash] = struct{}{}
+		return
+	}
+	delete(f.good, hash)
+	one := f.addresses[place]
+	if one == nil {
+		if len(f.addresses) >= manyAddresses {
+			f.forget(now)
+		}
+		one = rate.NewLimiter(f.rate, f.burst)
+		f.addresses[place] = one
+	}
+	one.AllowN(now, 1)
+}
+
+// forget makes room for one more address: it looks at a few, whichever they are, and forgets those that
+// have rested, or the one that has most.
+func (f *failures) forget(now time.Time) {
+	var rested netip.Prefix
+	most, looked := -1.0, 0
+	for place, one := range f.addresses {
+		tokens := one.TokensAt(now)
+		if tokens >= float64(f.burst) {
+			delete(f.addresses, place)
+		} else if tokens > most {
+			rested, most = place, tokens
+		}
+		if looked++; looked == 16 {
+			break
+		}
+	}
+	if len(f.addresses) >= manyAddresses {
+		delete(f.addresses, rested)
+	}
+}
+
+func forgetOne[K comparable, V any](m map[K]V) {
+	for key := range m {
+		delete(m, key)
+		return
+	}
+}
+
+// identify finds the caller, unless its address has failed too often. The operator on the
+// administration socket has no address.
+func (s *Server) identify(ctx context.Context, authorization string) (desktop.Caller, error) {
+	x := exchangeOf(ctx)
+	secret := bearerOf(authorization)
+	if wait := s.failures.wait(x.client, secret, time.Now()); wait > 0 {
+		failure := desktop.Errorf(desktop.RateLimited, "too many requests with no good key from this address")
+		failure.RetryAfter = wait
+		return desktop.Caller{}, failure
+	}
+	caller, err := s.authenticate(ctx, authorization)
+	switch {
+	case err == nil:
+		s.failures.note(x.client, secret, true, time.Now())
+		x.admitted()
+	case desktop.CodeOf(err) == desktop.Unauthenticated:
+		s.failures.note(x.client, secret, false, time.Now())
+	}
+	return caller, err
+}
