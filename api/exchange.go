@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"bureau/desktop"
+	"bureau/desktop/activity"
 )
 
 // exchange is one request and its answer, as the log knows it.
@@ -21,6 +22,14 @@ type exchange struct {
 	log    *slog.Logger // says the id with every line
 	route  string       // the operation's id, once the router has found it
 	caller desktop.Caller
+
+	// For the activity log; see record.
+	began        time.Time
+	via, address string
+	did          activity.Entry
+	desktop      desktop.Desktop // that it is about, as it was found
+	unchanged    bool
+	recorded     bool
 }
 
 type exchangeKey struct{}
@@ -57,10 +66,12 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.inFlight.Done()
 
 	began := time.Now()
-	x := &exchange{id: requestID(r)}
+	x := &exchange{id: requestID(r), began: began}
+	x.via, x.address = origin(r)
 	x.log = s.log.With("request_id", x.id)
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 	out := &recorder{ResponseWriter: w, control: http.NewResponseController(w)}
+	out.before = func(status int) { s.record(r.Context(), x, status) }
 	if r.ContentLength != 0 { // there is a body, or there may be; see body
 		out.control.SetReadDeadline(began.Add(bodyTimeout)) // a test's recorder has none
 	}
@@ -109,6 +120,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 type recorder struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	before  func(status int) // called before the answer is begun
 	status  int
 	bytes   int64
 }
@@ -119,6 +131,9 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 || w.status < 200 {
 		w.status = status
+		if status >= 200 {
+			w.before(status)
+		}
 	}
 	w.extend()
 	w.ResponseWriter.WriteHeader(status)
@@ -126,7 +141,7 @@ func (w *recorder) WriteHeader(status int) {
 
 func (w *recorder) Write(data []byte) (int, error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.WriteHeader(http.StatusOK)
 	}
 	w.extend()
 	n, err := w.ResponseWriter.Write(data)

@@ -43,6 +43,9 @@ func (s *Server) leaseRoutes() {
 	taking.Errors = []int{http.StatusConflict, http.StatusLocked}
 	register(s, needs(desktop.CanControl), taking, func(ctx context.Context, in *optionalInput[LeaseRequest]) (*takenAnswer, error) {
 		body := valueOf(in.Body)
+		if callerOf(ctx).Lease != "" { // it is renewed
+			unchanged(ctx)
+		}
 		lease, token, err := s.desktops.TakeLease(ctx, callerOf(ctx), in.ID, body.Holder, milliseconds(body.DurationMs))
 		return &takenAnswer{TakenLease{lease, token}}, err
 	})

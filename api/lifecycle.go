@@ -26,6 +26,9 @@ func (s *Server) lifecycleRoutes() {
 			Errors:        []int{http.StatusConflict, http.StatusInsufficientStorage},
 		}, func(ctx context.Context, in *DesktopPath) (*desktopAnswer, error) {
 			d, err := route.do(s.desktops, ctx, callerOf(ctx), in.ID)
+			if d.UpdatedAt.Equal(exchangeOf(ctx).desktop.UpdatedAt) {
+				unchanged(ctx)
+			}
 			return &desktopAnswer{d}, err
 		})
 	}

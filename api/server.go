@@ -100,6 +100,7 @@ type Options struct {
 	// Providers and Usage are of the models that desktops use. They are required like those above.
 	Providers Providers
 	Usage     Usage
+	Activity  Activity     // nothing is recorded when nil
 	Render    Renderer     // picture.Render when nil
 	Logger    *slog.Logger // none when nil
 
@@ -122,6 +123,7 @@ type Server struct {
 	providers Providers
 	usage     Usage
 	assistant Assistant
+	activity  Activity
 	album     *album
 	log       *slog.Logger
 	rates     *limiter
@@ -145,6 +147,7 @@ func New(o Options) *Server {
 		providers: o.Providers,
 		usage:     o.Usage,
 		assistant: o.Assistant,
+		activity:  o.Activity,
 		log:       o.Logger,
 		rates:     newLimiter(o.RatePerMinute, o.Burst),
 		grace:     o.Grace,
@@ -188,6 +191,7 @@ func New(o Options) *Server {
 	s.leaseRoutes()
 	s.providerRoutes()
 	s.usageRoutes()
+	s.activityRoutes()
 	s.chatRoutes()
 	s.completionRoutes()
 	s.adminRoutes()
