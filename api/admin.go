@@ -34,6 +34,12 @@ type (
 	}
 )
 
+// aboutKey notes which key a request is about, in the log of the key's user.
+func aboutKey(ctx context.Context, key desktop.Key) {
+	entry := did(ctx)
+	entry.Target, entry.TargetName, entry.Owner = key.ID, key.Name, key.UserID
+}
+
 func (s *Server) adminRoutes() {
 	type userAnswer struct {
 		Body desktop.User
@@ -70,6 +76,7 @@ func (s *Server) adminRoutes() {
 			return nil, desktop.Errorf(desktop.Invalid, "email: expected an e-mail address")
 		}
 		user, err := s.accounts.CreateUser(ctx, in.Body.Email, in.Body.Role, in.Body.Tier)
+		did(ctx).Target, did(ctx).TargetName = user.ID, in.Body.Email
 		return &userAnswer{user}, err
 	})
 
@@ -110,6 +117,7 @@ func (s *Server) adminRoutes() {
 		slices.Sort(capabilities)
 		capabilities = slices.Compact(capabilities)
 		key, secret, err := s.accounts.CreateKey(ctx, in.Body.User, in.Body.Name, capabilities, in.Body.ExpiresAt)
+		aboutKey(ctx, key)
 		return &newKeyAnswer{"/v1/admin/keys/" + url.PathEscape(key.ID), NewKey{key, secret}}, err
 	})
 
@@ -125,6 +133,10 @@ func (s *Server) adminRoutes() {
 		Errors: []int{http.StatusNotFound},
 	}, func(ctx context.Context, in *keyPath) (*keyAnswer, error) {
 		key, err := s.accounts.RevokeKey(ctx, in.ID)
+		aboutKey(ctx, key)
+		if err != nil {
+			did(ctx).Target = in.ID
+		}
 		return &keyAnswer{key}, err
 	})
 }

@@ -112,6 +112,7 @@ func (s *Server) chatRoutes() {
 		if err != nil {
 			return nil, err
 		}
+		s.recordTurn(ctx, begun)
 		return &bodyAnswer{func(ctx huma.Context) {
 			if r.CancelOnDisconnect {
 				defer s.cancelAbandoned(ctx.Context(), begun)
@@ -135,6 +136,7 @@ func (s *Server) chatRoutes() {
 		Errors: []int{http.StatusConflict},
 	}, func(ctx context.Context, in *optionalInput[CancelRequest]) (*turnAnswer, error) {
 		ended, err := s.assistant.Cancel(ctx, callerOf(ctx), in.ID, valueOf(in.Body).TurnID)
+		did(ctx).Target = ended.ID
 		return &turnAnswer{ended}, err
 	})
 
@@ -194,6 +196,7 @@ func (s *Server) chatRoutes() {
 		Summary: "Forget a session", Description: "With its history, for good. 409 while one of its turns runs.",
 		Errors: []int{http.StatusConflict},
 	}, func(ctx context.Context, in *SessionPath) (*struct{}, error) {
+		did(ctx).Target = in.SessionID
 		return nil, s.assistant.DeleteSession(ctx, callerOf(ctx), in.ID, in.SessionID)
 	})
 
@@ -220,9 +223,21 @@ func (s *Server) chatRoutes() {
 		Summary: "Say yes or no to a step", Description: "409 when that has been decided, or its time was up.",
 		Errors: []int{http.StatusConflict},
 	}, func(ctx context.Context, in *decideInput) (*approvalAnswer, error) {
+		did(ctx).Target = in.ApprovalID
+		decision := "deny"
+		if in.Body.Approve {
+			decision = "approve"
+		}
+		counts(ctx, decision, 1)
 		approval, err := s.assistant.Decide(ctx, callerOf(ctx), in.ID, in.ApprovalID, in.Body.Approve)
 		return &approvalAnswer{approval}, err
 	})
+}
+
+// recordTurn has the beginning of a turn in the log, rather than its end, which may be a day away.
+func (s *Server) recordTurn(ctx context.Context, begun assistant.Turn) {
+	did(ctx).Target = begun.ID
+	s.record(ctx, exchangeOf(ctx), http.StatusOK)
 }
 
 // cancelAbandoned ends a turn whose caller has gone before it had ended.

@@ -132,6 +132,7 @@ func (s *Server) completionRoutes() {
 		if err != nil {
 			return nil, err
 		}
+		s.recordTurn(ctx, begun)
 		return &bodyAnswer{func(ctx huma.Context) {
 			defer s.cancelAbandoned(ctx.Context(), begun)
 			if in.Body.Stream {
@@ -164,10 +165,13 @@ func (s *Server) desktopOf(ctx context.Context, model string) (string, error) {
 	}
 	caller := callerOf(ctx)
 	d, err := s.desktops.Get(ctx, caller, name)
+	if err == nil {
+		about(ctx, d)
+	}
 	if err == nil || desktop.CodeOf(err) != desktop.NotFound {
 		return d.ID, err
 	}
-	var found []string
+	var found []desktop.Desktop
 	for page, more := (desktop.Page{Limit: 100}), true; more; {
 		var list []desktop.Desktop
 		if list, more, err = s.desktops.List(ctx, caller, page); err != nil {
@@ -175,7 +179,7 @@ func (s *Server) desktopOf(ctx context.Context, model string) (string, error) {
 		}
 		for _, d := range list {
 			if d.Name == name {
-				found = append(found, d.ID)
+				found = append(found, d)
 			}
 			page.After = d.ID
 		}
@@ -185,7 +189,8 @@ func (s *Server) desktopOf(ctx context.Context, model string) (string, error) {
 	case 0:
 		return "", desktop.Errorf(desktop.NotFound, "there is no desktop %s", shorten(name))
 	case 1:
-		return found[0], nil
+		about(ctx, found[0])
+		return found[0].ID, nil
 	}
 	return "", desktop.Errorf(desktop.Conflict, "%d desktops are called %s; give one's id", len(found), shorten(name))
 }

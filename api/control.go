@@ -203,6 +203,7 @@ func (s *Server) controlRoutes() {
 // act does one action, waits for the display to come to rest and takes the picture, as is wanted.
 func (s *Server) act(ctx context.Context, id string, action desktop.Action, after After) (*actedAnswer, error) {
 	caller, wanted, settle := callerOf(ctx), after.wanted(), after.settle()
+	countInput(ctx, action)
 	if wanted == nil && settle == 0 {
 		acted, err := s.desktops.Act(ctx, caller, id, action)
 		return &actedAnswer{Acted{Acted: acted}}, err

@@ -75,6 +75,9 @@ func (s *Server) desktopRoutes() {
 			}
 		}
 		d, err := s.create(ctx, caller, draft)
+		if err == nil {
+			about(ctx, d)
+		}
 		return &createAnswer{"/v1/desktops/" + url.PathEscape(d.ID), d}, err
 	})
 
@@ -90,6 +93,12 @@ func (s *Server) desktopRoutes() {
 		if in.Body.Name != nil {
 			if err := desktop.CheckName(*in.Body.Name); err != nil {
 				return nil, err
+			}
+		}
+		for field, there := range map[string]bool{"name": in.Body.Name != nil, "keepAlive": in.Body.KeepAlive != nil,
+			"approval": in.Body.Approval != nil, "agent": in.Body.Agent != nil} {
+			if there {
+				counts(ctx, field, 1)
 			}
 		}
 		d, err := s.desktops.Update(ctx, callerOf(ctx), in.ID, in.Body)

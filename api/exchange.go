@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"bureau/desktop"
+	"bureau/desktop/activity"
 )
 
 // exchange is one request and its answer, as the log knows it.
@@ -25,6 +26,14 @@ type exchange struct {
 	client netip.Addr // whom it comes from; see clientOf
 
 	connection *connection // nil where it was not counted
+
+	// For the activity log; see record.
+	began        time.Time
+	via, address string
+	did          activity.Entry
+	desktop      desktop.Desktop // that it is about, as it was found
+	unchanged    bool
+	recorded     bool
 }
 
 // admitted notes that the caller has shown a good key.
@@ -63,10 +72,12 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.inFlight.Done()
 
 	began := time.Now()
-	x := &exchange{id: requestID(r), client: clientOf(r, s.proxies), connection: connectionOf(r.Context())}
+	x := &exchange{id: requestID(r), client: clientOf(r, s.proxies), connection: connectionOf(r.Context()), began: began}
+	x.via, x.address = x.origin(r)
 	x.log = s.log.With("request_id", x.id)
 	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 	out := &recorder{ResponseWriter: w, control: http.NewResponseController(w), timeout: s.times.write}
+	out.before = func(status int) { s.record(r.Context(), x, status) }
 	out.extend()              // an earlier answer on the connection may have left a deadline that is over
 	if r.ContentLength != 0 { // there is a body, or there may be; see body
 		out.control.SetReadDeadline(began.Add(s.times.body)) // a test's recorder has none
@@ -129,7 +140,8 @@ const pieceBytes = 256 << 10
 type recorder struct {
 	http.ResponseWriter
 	control *http.ResponseController
-	timeout time.Duration // of each write
+	timeout time.Duration    // of each write
+	before  func(status int) // called before the answer is begun
 	status  int
 	bytes   int64
 }
@@ -140,6 +152,9 @@ func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 || w.status < 200 {
 		w.status = status
+		if status >= 200 {
+			w.before(status)
+		}
 	}
 	w.extend()
 	w.ResponseWriter.WriteHeader(status)
@@ -147,7 +162,7 @@ func (w *recorder) WriteHeader(status int) {
 
 func (w *recorder) Write(data []byte) (int, error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.WriteHeader(http.StatusOK)
 	}
 	sent := 0
 	for {

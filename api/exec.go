@@ -16,6 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humagin"
 
 	"bureau/desktop"
+	"bureau/desktop/activity"
 )
 
 // Setting is what a command and a script have in common.
@@ -103,6 +104,7 @@ const eventStream = "text/event-stream"
 // run answers with a command's result, or with the stream that leads to it.
 func (s *Server) run(id string, command desktop.Exec) *bodyAnswer {
 	return &bodyAnswer{func(ctx huma.Context) {
+		counts(ctx.Context(), activity.CommandOf(command), 1)
 		if accepts(ctx.Header("Accept"), eventStream) {
 			s.stream(ctx, id, command)
 			return

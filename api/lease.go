@@ -46,6 +46,9 @@ func (s *Server) leaseRoutes() {
 			return nil, secretGone("a lease of desktop "+id, id, "end the lease, and take it again")
 		}
 		body := valueOf(in.Body)
+		if callerOf(ctx).Lease != "" { // it is renewed
+			unchanged(ctx)
+		}
 		lease, token, err := s.desktops.TakeLease(ctx, callerOf(ctx), in.ID, body.Holder, milliseconds(body.DurationMs))
 		return &takenAnswer{TakenLease{lease, token}}, err
 	})

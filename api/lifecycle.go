@@ -30,6 +30,9 @@ func (s *Server) lifecycleRoutes() {
 				return &desktopAnswer{d}, err
 			}
 			d, err := route.do(s.desktops, ctx, callerOf(ctx), in.ID)
+			if d.UpdatedAt.Equal(exchangeOf(ctx).desktop.UpdatedAt) {
+				unchanged(ctx)
+			}
 			return &desktopAnswer{d}, err
 		})
 	}

@@ -45,7 +45,7 @@ func (s *Server) Mount(path, name string, handler http.Handler) {
 		}
 		ctx := context.WithValue(c.Request.Context(), mountedKey{}, Mounted{
 			Caller:    caller,
-			Transport: within{server: s, authorization: authorization, local: caller.Local},
+			Transport: within{server: s, authorization: authorization, local: caller.Local, address: exchangeOf(c.Request.Context()).address},
 		})
 		if c.Request.Method == http.MethodGet {
 			var end context.CancelFunc
@@ -85,6 +85,7 @@ type within struct {
 	server        *Server
 	authorization string
 	local         bool
+	address       string // of whoever it is done for
 }
 
 type withinKey struct{}
@@ -94,7 +95,7 @@ func isWithin(ctx context.Context) bool { return ctx.Value(withinKey{}) != nil }
 // RoundTrip returns when the answer has begun. Its body is read as the handler writes it; whoever
 // closes it, or ends the request's context, ends the handler, and waits for that.
 func (w within) RoundTrip(request *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithCancel(context.WithValue(request.Context(), withinKey{}, true))
+	ctx, cancel := context.WithCancel(context.WithValue(request.Context(), withinKey{}, w.address))
 	if w.local {
 		ctx = context.WithValue(ctx, localKey{}, true)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"bureau/desktop"
+	"bureau/desktop/activity"
 	"bureau/desktop/dialect"
 )
 
@@ -176,6 +177,7 @@ func (p *performance) call(ctx context.Context, call *dialect.Call, outcome *dia
 // act does input.
 func (p *performance) act(ctx context.Context, steps []dialect.Step, inputs []desktop.Action) *failure {
 	p.sight = nil
+	countInput(ctx, inputs...)
 	acted, err := p.s.desktops.Act(ctx, callerOf(ctx), p.id, inputs...)
 	if err != nil {
 		return inputFailure(steps, err)
@@ -213,6 +215,7 @@ func (p *performance) look(ctx context.Context, steps []dialect.Step, inputs []d
 	if len(inputs) > 0 {
 		var acted *desktop.Acted
 		p.sight = nil
+		countInput(ctx, inputs...)
 		acted, sight, err = p.s.desktops.ActAndSee(ctx, callerOf(ctx), p.id, settle, inputs...)
 		if acted == nil {
 			return inputFailure(steps[:len(inputs)], err)
@@ -274,6 +277,7 @@ func (p *performance) step(ctx context.Context, step dialect.Step, outcome *dial
 		}
 	case step.Exec != nil:
 		var result desktop.ExecResult
+		counts(ctx, activity.CommandOf(*step.Exec), 1)
 		if result, err = p.s.desktops.Exec(ctx, callerOf(ctx), p.id, *step.Exec, nil); err == nil {
 			outcome.Text = strings.TrimSpace(result.Stdout)
 			err = commandFailure(result)

@@ -37,6 +37,12 @@ type ProviderPath struct {
 	ID string `path:"providerId" doc:"The provider's id" example:"prv-4m2k8x6q"`
 }
 
+// aboutProvider notes which provider a request is about, in the log of its owner.
+func aboutProvider(ctx context.Context, p provider.Provider) {
+	entry := did(ctx)
+	entry.Target, entry.TargetName, entry.Owner = p.ID, p.Name, p.Owner
+}
+
 func (s *Server) providerRoutes() {
 	const path = "/v1/providers"
 	type listInput struct {
@@ -77,6 +83,7 @@ func (s *Server) providerRoutes() {
 			return &createAnswer{path + "/" + url.PathEscape(id), p}, err
 		}
 		p, err := s.providers.Create(ctx, callerOf(ctx), in.Body)
+		aboutProvider(ctx, p)
 		return &createAnswer{path + "/" + url.PathEscape(p.ID), p}, err
 	})
 
@@ -99,6 +106,7 @@ func (s *Server) providerRoutes() {
 		Errors: []int{http.StatusNotFound, http.StatusConflict},
 	}, func(ctx context.Context, in *updateInput) (*answer, error) {
 		p, err := s.providers.Update(ctx, callerOf(ctx), in.ID, in.Body)
+		aboutProvider(ctx, p)
 		return &answer{p}, err
 	})
 
@@ -106,6 +114,7 @@ func (s *Server) providerRoutes() {
 		OperationID: "deleteProvider", Method: http.MethodDelete, Path: one, Tags: []string{tagModels},
 		Summary: "Forget a model provider and its key", Errors: []int{http.StatusNotFound},
 	}, func(ctx context.Context, in *ProviderPath) (*struct{}, error) {
+		did(ctx).Target = in.ID
 		return nil, s.providers.Delete(ctx, callerOf(ctx), in.ID)
 	})
 
@@ -115,6 +124,7 @@ func (s *Server) providerRoutes() {
 		Description: "Asks its model for a word, which costs next to nothing and proves address, key and model. A provider that does not answer is a 200 with `ok` false.",
 		Errors:      []int{http.StatusNotFound},
 	}, func(ctx context.Context, in *ProviderPath) (*verdict, error) {
+		did(ctx).Target = in.ID
 		v, err := s.providers.Test(ctx, callerOf(ctx), in.ID)
 		return &verdict{v}, err
 	})
@@ -137,6 +147,7 @@ func (s *Server) providerRoutes() {
 		Summary: "Give a desktop a model provider of its own", Description: "In the place of the one it had. The key is kept sealed on the host, and never in the desktop.",
 	}, func(ctx context.Context, in *setInput) (*answer, error) {
 		p, err := s.providers.SetOfDesktop(ctx, callerOf(ctx), in.ID, in.Body)
+		did(ctx).Target, did(ctx).TargetName = p.ID, p.Name
 		return &answer{p}, err
 	})
 

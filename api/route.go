@@ -254,10 +254,13 @@ func bearerOf(header string) string {
 // existence ends a request for a desktop that the caller may not know of, before anything of the
 // request is looked at.
 func (s *Server) existence(ctx huma.Context, next func(huma.Context)) {
-	if _, err := s.desktops.Get(ctx.Context(), callerOf(ctx.Context()), ctx.Param("id")); err != nil {
+	d, err := s.desktops.Get(ctx.Context(), callerOf(ctx.Context()), ctx.Param("id"))
+	if err != nil {
+		did(ctx.Context()).DesktopID = ctx.Param("id") // in the log of who asked
 		s.fail(ctx, err)
 		return
 	}
+	about(ctx.Context(), d)
 	next(ctx)
 }
 

@@ -110,6 +110,7 @@ type Options struct {
 	Providers Providers
 	Usage     Usage
 	Claims    desktop.Claims // remembers requests with an Idempotency-Key
+	Activity  Activity       // nothing is recorded when nil
 	Render    Renderer       // picture.Render when nil
 	Logger    *slog.Logger   // none when nil
 
@@ -149,6 +150,7 @@ type Server struct {
 	usage     Usage
 	claims    desktop.Claims
 	assistant Assistant
+	activity  Activity
 	album     *album
 	log       *slog.Logger
 	rates     *limiter
@@ -181,6 +183,7 @@ func New(o Options) *Server {
 		usage:     o.Usage,
 		claims:    o.Claims,
 		assistant: o.Assistant,
+		activity:  o.Activity,
 		log:       o.Logger,
 		rates:     newLimiter(o.RatePerMinute, o.Burst),
 		failures:  newFailures(o.FailuresPerMinute),
@@ -241,6 +244,7 @@ func New(o Options) *Server {
 	s.leaseRoutes()
 	s.providerRoutes()
 	s.usageRoutes()
+	s.activityRoutes()
 	s.chatRoutes()
 	s.completionRoutes()
 	s.adminRoutes()

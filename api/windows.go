@@ -36,11 +36,13 @@ func (s *Server) windowRoutes() {
 	register(s, needs(desktop.CanControl), withPath(operation("activateWindow", http.MethodPost, "/{windowId}/activate", "Activate a window",
 		"Gives it the focus and brings it to the front, from another workspace or out of its icon, too.")),
 		func(ctx context.Context, in *windowPath) (*struct{}, error) {
+			counts(ctx, "window.activate", 1)
 			return nil, s.desktops.ActivateWindow(ctx, callerOf(ctx), in.ID, in.Window)
 		})
 	register(s, needs(desktop.CanControl), withPath(operation("closeWindow", http.MethodDelete, "/{windowId}", "Close a window",
 		"Asks its application to close it, as the button on its frame does; the application may ask its user first.")),
 		func(ctx context.Context, in *windowPath) (*struct{}, error) {
+			counts(ctx, "window.close", 1)
 			return nil, s.desktops.CloseWindow(ctx, callerOf(ctx), in.ID, in.Window)
 		})
 }

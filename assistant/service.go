@@ -11,6 +11,7 @@ import (
 
 	"bureau/assistant/model"
 	"bureau/desktop"
+	"bureau/desktop/activity"
 )
 
 // Options are what a Service is made of. All interfaces are required; zero limits take the defaults.
@@ -21,7 +22,9 @@ type Options struct {
 	Meter     Meter
 	// Model is the model at an endpoint.
 	Model func(model.Endpoint) (model.Model, error)
-	Log   *slog.Logger // none when nil
+	// Note takes down what turns do, for the activity log; nil for nobody.
+	Note func(activity.Entry)
+	Log  *slog.Logger // none when nil
 
 	MaxSteps        int           // of a turn that names none
 	Timeout         time.Duration // of a turn that names none

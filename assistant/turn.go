@@ -61,7 +61,7 @@ func newTurn(s *Service, caller desktop.Caller, d desktop.Desktop, record Turn, 
 	// The agent is not the person who may hold the desktop's input, also when that one sends it.
 	caller = desktop.Caller{User: caller.User, Key: caller.Key, Local: caller.Local}
 	t := &turn{
-		s: s, id: record.ID, sessionID: record.SessionID, desktop: d, work: one{s.Desktops, caller, d.ID},
+		s: s, id: record.ID, sessionID: record.SessionID, desktop: d, work: s.watch(one{s.Desktops, caller, d.ID}, caller, d, record.ID),
 		prompt: prompt, log: s.Log.With("desktop", d.ID, "turn", record.ID),
 		ended: make(chan struct{}), record: record, approvals: map[string]chan Approval{},
 		endpoints: endpoints, models: map[int]model.Model{}, budget: dialect.AnthropicStandard,

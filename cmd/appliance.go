@@ -21,6 +21,7 @@ import (
 	"bureau/assistant/model"
 	"bureau/cmd/config"
 	"bureau/desktop"
+	"bureau/desktop/activity"
 	"bureau/hypervisor"
 	"bureau/mcp"
 	"bureau/store"
@@ -34,11 +35,19 @@ const firstAdmin = "admin@localhost"
 func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Served)) (err error) {
 	database := c.Database()
 	_, statErr := os.Stat(database)
+	release, err := store.Lock(database)
+	if err != nil {
+		return err
+	}
+	defer closing(&err, release)
 	kept, err := store.Open(ctx, database)
 	if err != nil {
 		return err
 	}
 	defer closing(&err, kept.Close)
+
+	done := activity.NewLog(kept, c.Activity.Keep, log)
+	defer closing(&err, done.Close)
 
 	host, err := hypervisor.Open(ctx, hypervisorOptions(c, log))
 	if err != nil {
@@ -52,7 +61,7 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	if err != nil {
 		return err
 	}
-	lender, err := lendModels(ctx, c, kept, log)
+	lender, err := lendModels(ctx, c, kept, done, log)
 	if err != nil {
 		return err
 	}
@@ -78,6 +87,7 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 		Providers:       lender.providers,
 		Meter:           lender.meter,
 		Model:           func(e model.Endpoint) (model.Model, error) { return model.New(e, lender.clients.For(e), log) },
+		Note:            done.Note,
 		Log:             log,
 		MaxSteps:        c.Chat.MaxSteps,
 		Timeout:         c.Chat.Timeout,
@@ -101,6 +111,7 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 		Providers:             lender.providers,
 		Usage:                 lender.meter,
 		Claims:                kept,
+		Activity:              done,
 		Assistant:             agents,
 		Logger:                log,
 		RatePerMinute:         float64(c.RateLimit),
@@ -133,6 +144,9 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	if err != nil {
 		_ = tcp.Close()
 		return err
+	}
+	if err := done.Record(ctx, activity.Entry{Actor: activity.ByAppliance, Via: "appliance", Action: "appliance.start", TargetName: Version()}); err != nil {
+		return errors.Join(err, tcp.Close(), socket.Close())
 	}
 	served.URL = scheme + tcp.Addr().String()
 	ready(served)

@@ -150,6 +150,7 @@ func (a *app) importFiles(ctx context.Context, files image.Files) error {
 		return err
 	}
 	progress.end()
+	a.recordCommand(ctx, "image.import", imported.Name)
 	if a.json {
 		a.jsonLine(map[string]any{"event": "imported", "image": imported})
 		return nil
@@ -277,7 +278,11 @@ func (a *app) imageRemove() *cobra.Command {
 				return err
 			}
 			defer store.Close()
-			return store.Remove(c.Context(), args[0])
+			if err := store.Remove(c.Context(), args[0]); err != nil {
+				return err
+			}
+			a.recordCommand(c.Context(), "image.remove", args[0])
+			return nil
 		},
 	}
 }

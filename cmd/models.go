@@ -11,6 +11,7 @@ import (
 	"bureau/assistant/provider"
 	meter "bureau/assistant/usage"
 	"bureau/cmd/config"
+	"bureau/desktop/activity"
 	"bureau/store"
 )
 
@@ -22,7 +23,7 @@ type lender struct {
 	gateway   *gateway.Gateway
 }
 
-func lendModels(ctx context.Context, c config.Config, kept *store.Store, log *slog.Logger) (*lender, error) {
+func lendModels(ctx context.Context, c config.Config, kept *store.Store, done *activity.Log, log *slog.Logger) (*lender, error) {
 	vault, err := provider.OpenVault(c.MasterKeys())
 	if err != nil {
 		return nil, err
@@ -50,7 +51,13 @@ func lendModels(ctx context.Context, c config.Config, kept *store.Store, log *sl
 			return d.Owner, err
 		},
 		OnlyConfigured: c.Models.OnlyConfigured,
-		Log:            log,
+		Note: func(entry activity.Entry) {
+			if d, err := kept.Desktop(ctx, entry.DesktopID); err == nil {
+				entry.Owner, entry.DesktopName = d.Owner, d.Name
+			}
+			done.Note(entry)
+		},
+		Log: log,
 	})
 	return l, l.providers.Reseal(ctx)
 }

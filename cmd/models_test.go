@@ -17,8 +17,17 @@ import (
 	meter "bureau/assistant/usage"
 	"bureau/cmd/config"
 	"bureau/desktop"
+	"bureau/desktop/activity"
 	"bureau/store"
 )
+
+// notes is an activity log that a test has no further use for.
+func notes(t *testing.T, kept *store.Store) *activity.Log {
+	t.Helper()
+	log := activity.NewLog(kept, 0, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() { log.Close() })
+	return log
+}
 
 // What serve puts together lends models: a provider that was added is tried, a guest's request goes
 // to it with its key, what it took is recorded and limits hold, also after a restart.
@@ -37,7 +46,7 @@ func TestLendModels(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { kept.Close() })
-		l, err := lendModels(t.Context(), c, kept, slog.New(slog.DiscardHandler))
+		l, err := lendModels(t.Context(), c, kept, notes(t, kept), slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

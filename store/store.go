@@ -17,6 +17,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -35,6 +36,8 @@ type Store struct {
 	reader *sql.DB
 	// process tells a claim that this process is behind from one whose process is gone.
 	process string
+	// release gives a lock back that goes with the store; nil for none.
+	release func() error
 }
 
 var (
@@ -83,6 +86,46 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	return s, nil
 }
 
+// Attach opens the database at path for a command beside the appliance that may use it. There is
+// none, and no error, where no database is. It changes no schema: one of another bureau is refused.
+func Attach(ctx context.Context, path string) (*Store, error) {
+	version, err := versionOf(ctx, path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case version != len(migrations):
+		return nil, fmt.Errorf("the database %s has a schema of version %d, and this bureau's is %d: start the appliance once", path, version, len(migrations))
+	}
+	release, err := share(path)
+	if err != nil {
+		return nil, err
+	}
+	s, err := Open(ctx, path)
+	if err != nil {
+		return nil, errors.Join(err, release())
+	}
+	s.release = release
+	return s, nil
+}
+
+// versionOf is the version of the schema of the database at path, which is only read.
+func versionOf(ctx context.Context, path string) (version int, err error) {
+	if _, err := os.Stat(path); err != nil {
+		return 0, err
+	}
+	db, err := readOnly(path)
+	if err != nil {
+		return 0, err
+	}
+	defer db.Close()
+	if err := db.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&version); err != nil {
+		return 0, fmt.Errorf("read the database %s: %w", path, err)
+	}
+	return version, nil
+}
+
 // prepare makes the folder and the file readable by nobody else before SQLite writes to them; the
 // log files beside it take over the file's mode.
 func prepare(path string) error {
@@ -94,6 +137,15 @@ func prepare(path string) error {
 		return err
 	}
 	return errors.Join(file.Chmod(0o600), file.Close())
+}
+
+// readOnly makes a pool that changes nothing about the database, its mode included.
+func readOnly(path string) (*sql.DB, error) {
+	dsn := url.URL{Scheme: "file", Path: path, RawQuery: url.Values{
+		"mode":    {"ro"},
+		"_pragma": {fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds())},
+	}.Encode()}
+	return sql.Open("sqlite", dsn.String())
 }
 
 // connect makes a pool; key and value are a further parameter of the driver.
@@ -116,8 +168,7 @@ func connected(ctx context.Context, db *sql.DB) error {
 	const pause = 5 * time.Millisecond
 	for began := time.Now(); ; {
 		err := db.PingContext(ctx)
-		var e *sqlite.Error
-		if !errors.As(err, &e) || e.Code()&0xff != sqlite3.SQLITE_BUSY || time.Since(began) > busyTimeout {
+		if !isBusy(err) || time.Since(began) > busyTimeout {
 			return err
 		}
 		select {
@@ -126,6 +177,12 @@ func connected(ctx context.Context, db *sql.DB) error {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// isBusy tells whether somebody else's lock was in the way.
+func isBusy(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && (e.Code()&0xff == sqlite3.SQLITE_BUSY || e.Code()&0xff == sqlite3.SQLITE_LOCKED)
 }
 
 // Ping tells whether the database answers.
@@ -145,6 +202,9 @@ func (s *Store) Close() error {
 		if db != nil {
 			errs = append(errs, db.Close())
 		}
+	}
+	if s.release != nil {
+		errs = append(errs, s.release())
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close the database: %w", err)

@@ -29,6 +29,7 @@ import (
 	"bureau/assistant"
 	"bureau/assistant/model"
 	"bureau/desktop"
+	"bureau/desktop/activity"
 )
 
 // Providers finds the models that a desktop may use.
@@ -49,7 +50,10 @@ type Options struct {
 	Owner func(ctx context.Context, desktopID string) (string, error)
 	// OnlyConfigured refuses models other than those that the providers name.
 	OnlyConfigured bool
-	Log            *slog.Logger
+	// Note takes down what is refused, for the activity log; nil for nobody. Whose the desktop is is left
+	// to it.
+	Note func(activity.Entry)
+	Log  *slog.Logger
 }
 
 // limits are what one desktop may take of the host.
@@ -136,6 +140,14 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, t *tenant) {
 		}
 		if !x.begun {
 			failure.write(w, c.vendor)
+		}
+		if g.options.Note != nil && failure.status < 500 {
+			entry := activity.Entry{Actor: activity.ByGuest, Via: "gateway", Action: "model", DesktopID: t.id,
+				Status: failure.status, At: began, Until: time.Now()}
+			if name := c.name(); name != "" {
+				entry.Details = map[string]int64{name: 1}
+			}
+			g.options.Note(entry)
 		}
 	}
 	g.log.LogAttrs(ctx, level, "a guest's request to a model", slog.String("desktop", t.id), slog.String("call", c.name()),

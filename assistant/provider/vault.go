@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
@@ -13,7 +12,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
 // Vault seals keys for the store, with AES-256-GCM. Its master keys lie in a file that is not part of
@@ -32,6 +30,8 @@ type masterKey struct {
 	mark [markSize]byte // the beginning of the key's sha256
 	aead cipher.AEAD
 }
+
+const mastersHead = "# Opens the model providers' keys in the database beside it. Back it up, and not to the same place.\n"
 
 const (
 	masterSize = 32
@@ -61,14 +61,14 @@ func OpenVault(path string) (*Vault, error) {
 		return fail(fmt.Errorf("others may read it: chmod 600 it, and give the providers new keys if somebody has"))
 	}
 	v := &Vault{fresh: fresh}
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
-		line := strings.TrimSpace(lines.Text())
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		key, err := hex.DecodeString(line)
-		if err != nil || len(key) != masterSize {
-			return fail(fmt.Errorf("a line of it is not %d hexadecimal digits", 2*masterSize))
+	masters, err := mastersOf(text)
+	if err != nil {
+		return fail(err)
+	}
+	for _, master := range masters {
+		key, err := hex.DecodeString(master)
+		if err != nil {
+			return fail(err)
 		}
 		block, err := aes.NewCipher(key)
 		if err != nil {
@@ -91,7 +91,7 @@ func OpenVault(path string) (*Vault, error) {
 func makeMaster(path string) ([]byte, error) {
 	key := make([]byte, masterSize)
 	rand.Read(key)
-	text := []byte("# Opens the model providers' keys in the database beside it. Back it up, and not to the same place.\n" +
+	text := []byte(mastersHead +
 		hex.EncodeToString(key) + "\n")
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {

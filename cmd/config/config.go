@@ -54,6 +54,7 @@ type Config struct {
 	ScreenIdle  time.Duration `mapstructure:"screenIdle"`
 	Models      Models        `mapstructure:"models"`
 	Chat        Chat          `mapstructure:"chat"`
+	Activity    Activity      `mapstructure:"activity"`
 	Log         Log           `mapstructure:"log"`
 }
 
@@ -126,6 +127,11 @@ type Chat struct {
 	DesktopWait     time.Duration `mapstructure:"desktopWait"`
 }
 
+// Activity is the limits of the activity log.
+type Activity struct {
+	Keep time.Duration `mapstructure:"keep"` // 0 is for good
+}
+
 // Log says what is logged and how.
 type Log struct {
 	Level  slog.Level `mapstructure:"level"`
@@ -182,6 +188,7 @@ var settings = []setting{
 	{"chat.maxTokens", 10_000_000, "tokens that one message to an agent may take; 0 is no limit"},
 	{"chat.approvalTimeout", 10 * time.Minute, "how long an agent waits for a yes before it takes it for a no"},
 	{"chat.desktopWait", 5 * time.Minute, "how long an agent waits for a desktop that has gone away"},
+	{"activity.keep", 365 * 24 * time.Hour, "how long entries of the activity log are kept; 0 is for good"},
 	{"log.level", "info", "what is logged: debug, info, warn or error"},
 	{"log.format", "text", "how it is logged: text or json"},
 }
@@ -318,6 +325,8 @@ func (c Config) Validate() error {
 		return invalid("chat.approvalTimeout", c.Chat.ApprovalTimeout, "a time from 1s to 24h")
 	case c.Chat.DesktopWait < time.Second || c.Chat.DesktopWait > time.Hour:
 		return invalid("chat.desktopWait", c.Chat.DesktopWait, "a time from 1s to 1h")
+	case c.Activity.Keep != 0 && c.Activity.Keep < 24*time.Hour:
+		return invalid("activity.keep", c.Activity.Keep, "a time of 24h or more, or 0 for good")
 	case c.Log.Format != "text" && c.Log.Format != "json":
 		return invalid("log.format", c.Log.Format, "text or json")
 	}
