@@ -373,7 +373,7 @@ func hostile(t *testing.T, routes map[string]http.HandlerFunc) (desktop.Agent, *
 	t.Helper()
 	p := newPort()
 	end := p.connect()
-	w := newWire(p.open(), true)
+	w := newWire(p.open(), true, nil)
 	t.Cleanup(w.close)
 	muxes := make(chan *mux, 1)
 	ctx := testContext(t)
