@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -55,7 +56,7 @@ func newMux(l *leg, host bool, log *slog.Logger) (*mux, error) {
 	config.StreamOpenTimeout = 15 * time.Second
 	config.StreamCloseTimeout = closeTimeout
 	config.LogOutput = nil // the Logger has it
-	config.Logger = muxLogger{log}
+	config.Logger = muxLogger{log, new(atomic.Int32)}
 	m, open := &mux{}, yamux.Server
 	if host {
 		m.unread, open = newUnread(maxUnread), yamux.Client
@@ -351,11 +352,25 @@ func (g *guard) Write(p []byte) (int, error) {
 	return g.leg.Write(p)
 }
 
-// muxLogger keeps yamux's own log lines to those who debug the link.
-type muxLogger struct{ log *slog.Logger }
+// muxLogger keeps yamux's own log lines to those who debug the link, the first of a session: a guest
+// can cause one with every frame.
+type muxLogger struct {
+	log  *slog.Logger
+	said *atomic.Int32
+}
 
-func (l muxLogger) Print(v ...any)                 { l.log.Debug(fmt.Sprint(v...)) }
-func (l muxLogger) Printf(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l muxLogger) Println(v ...any)               { l.log.Debug(fmt.Sprint(v...)) }
+const muxLines = 50
+
+func (l muxLogger) Print(v ...any)   { l.say(func() string { return fmt.Sprint(v...) }) }
+func (l muxLogger) Println(v ...any) { l.Print(v...) }
+func (l muxLogger) Printf(format string, v ...any) {
+	l.say(func() string { return fmt.Sprintf(format, v...) })
+}
+
+func (l muxLogger) say(text func() string) {
+	if l.said.Load() < muxLines && l.said.Add(1) <= muxLines {
+		l.log.Debug(text())
+	}
+}
 
 var _ io.ReadWriteCloser = (*guard)(nil)
