@@ -516,11 +516,13 @@ func (s *session) Exec(ctx context.Context, command desktop.Exec, output func(de
 }
 
 // keptText is output that is kept: valid UTF-8 of at most MaxExecOutput bytes, however it was cut into
-// pieces. It is made valid piece by piece, so that a second copy never is.
+// pieces. It is made valid as it comes and lies in blocks, so that there is neither a second copy of it
+// nor memory that it has grown out of, until it is asked for as a whole.
 type keptText struct {
-	text strings.Builder
-	held []byte // the beginning of a character
-	full bool   // something was dropped
+	blocks [][]byte
+	size   int
+	held   []byte // the beginning of a character
+	full   bool   // something was dropped
 }
 
 func (k *keptText) add(piece []byte) {
@@ -531,15 +533,26 @@ func (k *keptText) add(piece []byte) {
 }
 
 func (k *keptText) put(piece []byte) {
-	valid := strings.ToValidUTF8(string(piece), "\uFFFD")
-	if room := desktop.MaxExecOutput - k.text.Len(); len(valid) > room {
-		valid, k.full = cut(valid, room), true
+	valid := bytes.ToValidUTF8(piece, []byte("\uFFFD"))
+	if room := desktop.MaxExecOutput - k.size; len(valid) > room {
+		valid, k.full = valid[:wholeRunes(valid[:room])], true
 	}
-	k.text.WriteString(valid)
+	k.size += len(valid)
+	if last := len(k.blocks) - 1; last >= 0 && len(k.blocks[last]) < maxChunk {
+		k.blocks[last] = append(k.blocks[last], valid...)
+	} else if len(valid) > 0 {
+		k.blocks = append(k.blocks, bytes.Clone(valid))
+	}
 }
 
 // end is the whole text.
 func (k *keptText) end() string {
 	k.put(k.held) // it never became a character
-	return k.text.String()
+	var text strings.Builder
+	text.Grow(k.size)
+	for i, block := range k.blocks {
+		text.Write(block)
+		k.blocks[i] = nil
+	}
+	return text.String()
 }
