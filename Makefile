@@ -1,7 +1,7 @@
 # bureau: make help shows what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean demo-chat build install test check unit image
+.PHONY: help up down clean demo-chat build install test check unit fuzz image
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 TAGS := libvirt_dlopen
@@ -35,6 +35,9 @@ check: ## Only what is quick: format, vet, staticcheck
 
 unit: ## Only the tests that boot no guest
 	@go test -tags $(TAGS) $$(go list -tags $(TAGS) ./... | grep -v /e2e)
+
+fuzz: ## Fuzz everything that strangers' bytes reach: an hour in all, or TIME=30s each
+	@packaging/host/fuzz $(TIME)
 
 image: build ## Build and import the default image
 	@$(SUDO) ./bureau image build --import

@@ -187,7 +187,7 @@ func TestDeliver(t *testing.T) {
 // A guest that stays what it was is refused with a reason.
 func TestDeliverInVain(t *testing.T) {
 	p := newPort()
-	w := newWire(p.open(), true)
+	w := newWire(p.open(), true, nil)
 	defer w.close()
 	ctx := testContext(t)
 	var taken int

@@ -22,11 +22,11 @@ func (s *session) Windows(ctx context.Context) ([]desktop.Window, error) {
 		return nil, err
 	}
 	defer response.Body.Close()
-	var list []desktop.Window
-	if err := decode(response.Body, maxWindows, &list); err != nil {
+	list, err := readWindows(response.Body)
+	if err != nil {
 		return nil, s.lost(ctx, err)
 	}
-	return cleanWindows(list), nil
+	return list, nil
 }
 
 // ActivateWindow implements desktop.Agent.

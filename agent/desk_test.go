@@ -99,10 +99,12 @@ func TestHostileDesk(t *testing.T) {
 		call  func(desktop.Agent) error
 		want  string
 	}{
-		"too many windows": {routeWindows, "[" + strings.Repeat(" ", maxWindows), list, "more than"},
-		"too much text":    {routeClip, strings.Repeat("x", desktop.MaxClipboardBytes+1), clip, "more than"},
-		"text that grows":  {routeClip, strings.Repeat("x\xff", desktop.MaxClipboardBytes/2), clip, "more than"},
-		"no list":          {routeWindows, "{}", list, "cannot unmarshal"},
+		"too many windows":    {routeWindows, "[" + strings.Repeat(" ", maxWindows), list, "more than"},
+		"too much text":       {routeClip, strings.Repeat("x", desktop.MaxClipboardBytes+1), clip, "more than"},
+		"text that grows":     {routeClip, strings.Repeat("x\xff", desktop.MaxClipboardBytes/2), clip, "more than"},
+		"no list":             {routeWindows, "{}", list, "no list"},
+		"a window of no kind": {routeWindows, `[{"id":"x"}]`, list, "cannot unmarshal"},
+		"a list cut short":    {routeWindows, `[{"id":1},`, list, "EOF"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a, _, err := hostile(t, map[string]http.HandlerFunc{c.route: func(w http.ResponseWriter, _ *http.Request) {

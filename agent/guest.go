@@ -122,7 +122,7 @@ func Serve(ctx context.Context, o Options) error {
 // serve is Serve on an open port.
 func serve(ctx context.Context, port io.ReadWriteCloser, o Options) (err error) {
 	log := o.Log
-	w := newWire(port, true)
+	w := newWire(port, true, nil)
 	defer w.close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

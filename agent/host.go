@@ -52,7 +52,7 @@ var _ desktop.AgentConnector = (*Connector)(nil)
 // Connect shakes hands, delivers the host's binary when the guest runs another one, and returns
 // when the agent has told its status. It waits for a guest that is still booting until ctx ends.
 func (c *Connector) Connect(ctx context.Context, desktopID string, pipe io.ReadWriteCloser) (desktop.Agent, error) {
-	w := newWire(pipe, false)
+	w := newWire(pipe, false, newToll())
 	a, err := c.connect(ctx, desktopID, w)
 	if err != nil {
 		w.close()
@@ -470,8 +470,8 @@ func (s *session) Exec(ctx context.Context, command desktop.Exec, output func(de
 	defer func() { ending(answered) }()
 
 	var written [3]int
-	var kept [3]strings.Builder
-	truncated := false
+	var kept [3]keptText
+	dropped, truncated := 0, false
 	buf := make([]byte, maxChunk)
 	for {
 		kind, content, err := readChunk(body, buf)
@@ -482,13 +482,17 @@ func (s *session) Exec(ctx context.Context, command desktop.Exec, output func(de
 		case chunkStdout, chunkStderr:
 			room := desktop.MaxExecOutput - written[kind]
 			if len(content) > room {
+				// Our agent stops by itself.
+				if dropped += len(content) - room; dropped > desktop.MaxExecOutput {
+					return result, s.lost(ctx, errors.New("it sends output without end"))
+				}
 				content, truncated = content[:room], true
 			}
 			written[kind] += len(content)
 			switch {
 			case len(content) == 0:
 			case output == nil:
-				kept[kind].Write(content)
+				kept[kind].add(content)
 			case kind == chunkStdout:
 				output(desktop.Stdout, content)
 			default:
@@ -500,9 +504,8 @@ func (s *session) Exec(ctx context.Context, command desktop.Exec, output func(de
 			}
 			answered = true
 			result.Signal = cleanLine(result.Signal, 32)
-			result.Stdout = strings.ToValidUTF8(kept[chunkStdout].String(), "\uFFFD")
-			result.Stderr = strings.ToValidUTF8(kept[chunkStderr].String(), "\uFFFD")
-			result.Truncated = result.Truncated || truncated
+			result.Stdout, result.Stderr = kept[chunkStdout].end(), kept[chunkStderr].end()
+			result.Truncated = result.Truncated || truncated || kept[chunkStdout].full || kept[chunkStderr].full
 			return result, nil
 		case chunkError:
 			return result, theirs(ctx, readError(bytes.NewReader(content)))
@@ -510,4 +513,46 @@ func (s *session) Exec(ctx context.Context, command desktop.Exec, output func(de
 			return result, s.lost(ctx, errors.New("a chunk of unknown kind"))
 		}
 	}
+}
+
+// keptText is output that is kept: valid UTF-8 of at most MaxExecOutput bytes, however it was cut into
+// pieces. It is made valid as it comes and lies in blocks, so that there is neither a second copy of it
+// nor memory that it has grown out of, until it is asked for as a whole.
+type keptText struct {
+	blocks [][]byte
+	size   int
+	held   []byte // the beginning of a character
+	full   bool   // something was dropped
+}
+
+func (k *keptText) add(piece []byte) {
+	piece = append(k.held, piece...)
+	whole := wholeRunes(piece)
+	k.put(piece[:whole])
+	k.held = bytes.Clone(piece[whole:])
+}
+
+func (k *keptText) put(piece []byte) {
+	valid := bytes.ToValidUTF8(piece, []byte("\uFFFD"))
+	if room := desktop.MaxExecOutput - k.size; len(valid) > room {
+		valid, k.full = valid[:wholeRunes(valid[:room])], true
+	}
+	k.size += len(valid)
+	if last := len(k.blocks) - 1; last >= 0 && len(k.blocks[last]) < maxChunk {
+		k.blocks[last] = append(k.blocks[last], valid...)
+	} else if len(valid) > 0 {
+		k.blocks = append(k.blocks, bytes.Clone(valid))
+	}
+}
+
+// end is the whole text.
+func (k *keptText) end() string {
+	k.put(k.held) // it never became a character
+	var text strings.Builder
+	text.Grow(k.size)
+	for i, block := range k.blocks {
+		text.Write(block)
+		k.blocks[i] = nil
+	}
+	return text.String()
 }

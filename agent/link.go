@@ -80,6 +80,11 @@ func greet(ctx context.Context, l *leg) (peer, error) {
 			l.unread = frames.rest()
 			return peer{version: answer.version, binary: answer.binary}, nil
 		}
+		// A guest that begins and begins again does so at a pace.
+		select {
+		case <-time.After(helloLeast):
+		case <-ctx.Done():
+		}
 	}
 }
 

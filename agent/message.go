@@ -48,8 +48,8 @@ const (
 	maxTitle   = 512      // a window's title
 	maxClass   = 128      // its class and kind
 
-	maxDisplaySide = 16384
-	maxDisplay     = 8192 * 8192 // pixels
+	maxDisplaySide = desktop.MaxDisplaySide
+	maxDisplay     = desktop.MaxDisplayPixels
 	maxCursorSide  = 512
 )
 
@@ -70,18 +70,58 @@ type windowRequest struct {
 	ID uint32 `json:"id"`
 }
 
+// readWindows reads a JSON list of windows, one after another and no more than are taken: as values
+// they are many times as large as they can be in JSON.
+func readWindows(r io.Reader) ([]desktop.Window, error) {
+	limited := &io.LimitedReader{R: r, N: maxWindows}
+	in := json.NewDecoder(limited)
+	fail := func(err error) ([]desktop.Window, error) {
+		if limited.N == 0 {
+			err = fmt.Errorf("more than %d bytes", maxWindows)
+		}
+		return nil, noEOF(err)
+	}
+	list := []desktop.Window{}
+	switch start, err := in.Token(); {
+	case err != nil:
+		return fail(err)
+	case start == nil: // none
+		return list, nil
+	case start != json.Delim('['):
+		return fail(errors.New("no list"))
+	}
+	for in.More() && len(list) < desktop.MaxWindows {
+		var w desktop.Window
+		if err := in.Decode(&w); err != nil {
+			return fail(err)
+		}
+		list = append(list, cleanWindow(w))
+	}
+	if len(list) == desktop.MaxWindows {
+		return list, nil // those beyond are not looked at
+	}
+	if _, err := in.Token(); err != nil {
+		return fail(err)
+	}
+	return list, nil
+}
+
 // cleanWindows bounds a list of windows.
 func cleanWindows(list []desktop.Window) []desktop.Window {
 	list = list[:min(len(list), desktop.MaxWindows)]
-	coordinate := func(n int) int { return min(max(n, math.MinInt16), math.MaxUint16) }
 	for i := range list {
-		w := &list[i]
-		w.Title, w.Class, w.Kind = cleanLine(w.Title, maxTitle), cleanLine(w.Class, maxClass), cleanLine(w.Kind, maxClass)
-		w.X, w.Y = coordinate(w.X), coordinate(w.Y)
-		w.Width, w.Height = max(0, coordinate(w.Width)), max(0, coordinate(w.Height))
-		w.Workspace = min(max(w.Workspace, -1), math.MaxUint16)
+		list[i] = cleanWindow(list[i])
 	}
 	return list
+}
+
+func cleanWindow(w desktop.Window) desktop.Window {
+	coordinate := func(n int) int { return min(max(n, math.MinInt16), math.MaxUint16) }
+	w.Title, w.Class, w.Kind = cleanLine(w.Title, maxTitle), cleanLine(w.Class, maxClass), cleanLine(w.Kind, maxClass)
+	w.X, w.Y = coordinate(w.X), coordinate(w.Y)
+	w.Width, w.Height = max(0, coordinate(w.Width)), max(0, coordinate(w.Height))
+	w.Workspace = min(max(w.Workspace, -1), math.MaxUint16)
+	return w
 }
 
 // failure is an error on the wire.
@@ -172,23 +212,36 @@ func cleanValue(v any, depth int) (any, bool) {
 	return nil, false
 }
 
-// cleanLine makes one line of valid UTF-8 of at most limit bytes.
+// cleanLine makes one line of valid UTF-8 of at most limit bytes, which holds nothing of a longer one.
 func cleanLine(s string, limit int) string {
-	if len(s) > limit {
-		s = s[:limit]
-		for len(s) > 0 {
-			if r, n := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || n != 1 {
-				break
-			}
-			s = s[:len(s)-1]
-		}
-	}
-	return strings.Map(func(r rune) rune {
+	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r
-	}, strings.ToValidUTF8(s, "\uFFFD"))
+	}, strings.ToValidUTF8(cut(s, limit), "\uFFFD"))
+	return strings.Clone(cut(s, limit)) // it may have become longer
+}
+
+// cut is at most limit bytes of s, without half a character at their end.
+func cut(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return s[:wholeRunes(s[:limit])]
+}
+
+// wholeRunes is the length of text without the beginning of a character at its end.
+func wholeRunes[T string | []byte](text T) int {
+	for back := 1; back <= min(utf8.UTFMax-1, len(text)); back++ {
+		if b := text[len(text)-back]; utf8.RuneStart(b) {
+			if b >= utf8.RuneSelf && !utf8.FullRune([]byte(text[len(text)-back:])) {
+				return len(text) - back
+			}
+			break
+		}
+	}
+	return len(text)
 }
 
 // cleanStatus bounds a status.
@@ -416,7 +469,7 @@ func readShape(r io.Reader, header []byte) (*desktop.Cursor, error) {
 
 // readPixels takes memory as pixels arrive, not as they are announced.
 func readPixels(r io.Reader, width, height int) (*image.RGBA, error) {
-	const step = 8 << 20
+	const step = 4 << 20
 	size := 4 * width * height
 	pix := make([]byte, 0, min(size, step))
 	for len(pix) < size {

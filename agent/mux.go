@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -32,10 +33,19 @@ const (
 
 	keepAlive    = 5 * time.Second
 	writeTimeout = 10 * time.Second
+	// closeTimeout is how long a stream that this end has closed waits for the peer to do so.
+	closeTimeout = 10 * time.Second
 )
 
 // mux is a session's multiplexer.
-type mux struct{ session *yamux.Session }
+type mux struct {
+	session *yamux.Session
+	unread  *unread // nil at the guest, who trusts the host
+
+	mu      sync.Mutex
+	closing sync.WaitGroup // streams that wait for the peer's end
+	closed  bool           // no further one does
+}
 
 // newMux starts the multiplexer on a leg that has been through the handshake.
 func newMux(l *leg, host bool, log *slog.Logger) (*mux, error) {
@@ -44,22 +54,29 @@ func newMux(l *leg, host bool, log *slog.Logger) (*mux, error) {
 	config.KeepAliveInterval = keepAlive
 	config.ConnectionWriteTimeout = writeTimeout
 	config.StreamOpenTimeout = 15 * time.Second
-	config.StreamCloseTimeout = 30 * time.Second
+	config.StreamCloseTimeout = closeTimeout
 	config.LogOutput = nil // the Logger has it
-	config.Logger = muxLogger{log}
-	open := yamux.Server
+	config.Logger = muxLogger{log, new(atomic.Int32)}
+	m, open := &mux{}, yamux.Server
 	if host {
-		open = yamux.Client
+		m.unread, open = newUnread(maxUnread), yamux.Client
 	}
-	session, err := open(&guard{leg: l}, config)
+	session, err := open(&guard{leg: l, unread: m.unread}, config)
 	if err != nil {
 		return nil, fmt.Errorf("starting the multiplexer: %w", err)
 	}
-	return &mux{session}, nil
+	m.session = session
+	return m, nil
 }
 
 // close ends the session and waits for yamux's goroutines. The wire stays.
-func (m *mux) close() { m.session.Close() }
+func (m *mux) close() {
+	m.session.Close()
+	m.mu.Lock()
+	m.closed = true
+	m.mu.Unlock()
+	m.closing.Wait()
+}
 
 func (m *mux) done() <-chan struct{} { return m.session.CloseChan() }
 
@@ -72,7 +89,7 @@ func (m *mux) transport() *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			return stream{s}, nil
+			return &stream{Stream: s, mux: m}, nil
 		},
 		DisableCompression:     true,
 		MaxIdleConns:           16,
@@ -103,7 +120,7 @@ func (m *mux) serve(ctx context.Context, handler http.Handler, streams int, log 
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	listener := &listener{session: m.session, slots: make(chan struct{}, streams)}
+	listener := &listener{mux: m, slots: make(chan struct{}, streams)}
 	// Serve returns ErrServerClosed or, when the session ends, the session's error.
 	_ = server.Serve(listener)
 	cancel()
@@ -112,9 +129,14 @@ func (m *mux) serve(ctx context.Context, handler http.Handler, streams int, log 
 }
 
 // stream is a yamux stream that writes frames of at most maxBody.
-type stream struct{ *yamux.Stream }
+type stream struct {
+	*yamux.Stream
+	mux   *mux
+	slots chan struct{} // of the listener that has accepted it, if one has
+	once  sync.Once
+}
 
-func (s stream) Write(p []byte) (int, error) {
+func (s *stream) Write(p []byte) (int, error) {
 	total := 0
 	for {
 		n, err := s.Stream.Write(p[total:min(len(p), total+maxBody)])
@@ -125,54 +147,83 @@ func (s stream) Write(p []byte) (int, error) {
 	}
 }
 
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.Stream.Read(p)
+	if n > 0 && s.mux.unread != nil && s.mux.unread.read(s.StreamID(), n) {
+		s.Shrink()
+	}
+	return n, err
+}
+
+// Close closes this end. The peer may go on sending until it closes its own, so the stream keeps its
+// slot until then, and what still comes is thrown away.
+func (s *stream) Close() error {
+	err := s.Stream.Close()
+	s.once.Do(func() {
+		s.mux.mu.Lock()
+		defer s.mux.mu.Unlock()
+		if s.mux.closed {
+			s.end()
+			return
+		}
+		s.mux.closing.Go(func() {
+			s.SetReadDeadline(time.Now().Add(2 * closeTimeout)) // after closeTimeout there is nothing to read
+			_, _ = io.Copy(io.Discard, struct{ io.Reader }{s})
+			s.end()
+		})
+	})
+	return err
+}
+
+// end gives back what the stream had of the session.
+func (s *stream) end() {
+	if s.mux.unread != nil {
+		s.mux.unread.gone(s.StreamID())
+	}
+	if s.slots != nil {
+		<-s.slots
+	}
+}
+
 // listener accepts the peer's streams, as many at a time as there are slots.
 type listener struct {
-	session *yamux.Session
-	slots   chan struct{}
+	mux   *mux
+	slots chan struct{}
 }
 
 func (l *listener) Accept() (net.Conn, error) {
 	select {
 	case l.slots <- struct{}{}:
-	case <-l.session.CloseChan():
+	case <-l.mux.done():
 		return nil, net.ErrClosed
 	}
-	s, err := l.session.AcceptStream()
+	s, err := l.mux.session.AcceptStream()
 	if err != nil {
 		<-l.slots
 		return nil, err
 	}
-	return &accepted{stream: stream{s}, slots: l.slots}, nil
+	return &stream{Stream: s, mux: l.mux, slots: l.slots}, nil
 }
 
 func (l *listener) Close() error   { return nil }
-func (l *listener) Addr() net.Addr { return l.session.Addr() }
-
-// accepted gives its slot back when it is closed.
-type accepted struct {
-	stream
-	slots chan struct{}
-	once  sync.Once
-}
-
-func (a *accepted) Close() error {
-	err := a.stream.Close()
-	a.once.Do(func() { <-a.slots })
-	return err
-}
+func (l *listener) Addr() net.Addr { return l.mux.session.Addr() }
 
 // guard stands between the multiplexer and a leg. It reads along and ends the session at the first
 // thing that a well-behaved peer never sends: something that is no frame (the peer has started a
-// handshake), a body longer than maxBody, a flood of pings (each of which costs a goroutine). When
-// writing it joins a frame's header and body into one write.
+// handshake), a body longer than maxBody, a flood of pings (each of which costs a goroutine), and from
+// a guest a stream whose number is the host's to give, or was had before. When writing it joins a
+// frame's header and body into one write.
 type guard struct {
 	*leg
+	unread *unread // nil at the guest
 
 	header [headerSize]byte
 	have   int // bytes of the header seen
 	body   int // bytes of the body to come
+	frames int // since the last Read
 	pings  int
 	second time.Time // when counting pings began
+	newest uint32    // stream of the guest's
 
 	held []byte // the header of the frame whose body is written next
 }
@@ -180,21 +231,37 @@ type guard struct {
 // errNoFrame says that the peer no longer speaks the multiplexer's protocol.
 var errNoFrame = errors.New("the peer has left the session")
 
-// The types of yamux frames.
+// The types of yamux frames, and their flags.
 const (
 	muxData = iota
 	muxWindow
 	muxPing
 	muxGoAway
+
+	flagSYN = 1
+	flagRST = 8
 )
 
 func (g *guard) Read(p []byte) (int, error) {
+	if g.unread != nil && !g.unread.wait() {
+		return 0, net.ErrClosed
+	}
 	n, err := g.leg.Read(p)
 	if bad := g.check(p[:n]); bad != nil {
-		g.leg.Close()
+		g.Close()
 		return 0, bad
 	}
+	g.leg.wire.toll.pay(g.frames*tollFrame, g.leg.done)
+	g.frames = 0
 	return n, err
+}
+
+// Close ends the leg and whoever waits to read it.
+func (g *guard) Close() error {
+	if g.unread != nil {
+		g.unread.close()
+	}
+	return g.leg.Close()
 }
 
 // check follows the frames in what was read.
@@ -216,33 +283,51 @@ func (g *guard) check(p []byte) error {
 			return nil
 		}
 		g.have = 0
-		length := binary.BigEndian.Uint32(g.header[8:])
-		switch g.header[1] {
-		case muxData:
-			if length > maxBody {
-				return fmt.Errorf("a frame of %d bytes: %w", length, errNoFrame)
-			}
-			g.body = int(length)
-		case muxPing:
-			if now := time.Now(); now.Sub(g.second) > time.Second {
-				g.second, g.pings = now, 0
-			}
-			if g.pings++; g.pings > pingsPerSecond {
-				return fmt.Errorf("too many pings: %w", errNoFrame)
-			}
-		case muxWindow, muxGoAway:
-		default:
-			return errNoFrame
+		g.frames++
+		if err := g.checkFrame(g.header[:]); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (g *guard) Write(p []byte) (int, error) {
-	if g.held == nil && len(p) == headerSize && p[1] == muxData && binary.BigEndian.Uint32(p[8:]) > 0 {
-		g.held = append(make([]byte, 0, headerSize), p...)
-		return len(p), nil
+func (g *guard) checkFrame(header []byte) error {
+	kind, flags := header[1], binary.BigEndian.Uint16(header[2:])
+	id, length := binary.BigEndian.Uint32(header[4:]), binary.BigEndian.Uint32(header[8:])
+	switch kind {
+	case muxData, muxWindow:
+		if flags&flagSYN != 0 && g.unread != nil {
+			if id%2 != 0 || id <= g.newest {
+				return fmt.Errorf("a new stream %d after %d: %w", id, g.newest, errNoFrame)
+			}
+			g.newest = id
+			g.unread.opened(id, true)
+		}
+		if kind == muxWindow {
+			break
+		}
+		if length > maxBody {
+			return fmt.Errorf("a frame of %d bytes: %w", length, errNoFrame)
+		}
+		g.body = int(length)
+		if g.unread != nil {
+			g.unread.arrived(id, g.body)
+		}
+	case muxPing:
+		if now := time.Now(); now.Sub(g.second) > time.Second {
+			g.second, g.pings = now, 0
+		}
+		if g.pings++; g.pings > pingsPerSecond {
+			return fmt.Errorf("too many pings: %w", errNoFrame)
+		}
+	case muxGoAway:
+	default:
+		return errNoFrame
 	}
+	return nil
+}
+
+func (g *guard) Write(p []byte) (int, error) {
 	if g.held != nil {
 		joined := append(g.held, p...)
 		g.held = nil
@@ -251,14 +336,41 @@ func (g *guard) Write(p []byte) (int, error) {
 		}
 		return len(p), nil
 	}
+	// This is a header.
+	if g.unread != nil && len(p) == headerSize && p[1] <= muxWindow {
+		switch flags, id := binary.BigEndian.Uint16(p[2:]), binary.BigEndian.Uint32(p[4:]); {
+		case flags&flagRST != 0:
+			g.unread.gone(id)
+		case flags&flagSYN != 0:
+			g.unread.opened(id, false)
+		}
+	}
+	if len(p) == headerSize && p[1] == muxData && binary.BigEndian.Uint32(p[8:]) > 0 {
+		g.held = append(make([]byte, 0, headerSize), p...)
+		return len(p), nil
+	}
 	return g.leg.Write(p)
 }
 
-// muxLogger keeps yamux's own log lines to those who debug the link.
-type muxLogger struct{ log *slog.Logger }
+// muxLogger keeps yamux's own log lines to those who debug the link, the first of a session: a guest
+// can cause one with every frame.
+type muxLogger struct {
+	log  *slog.Logger
+	said *atomic.Int32
+}
 
-func (l muxLogger) Print(v ...any)                 { l.log.Debug(fmt.Sprint(v...)) }
-func (l muxLogger) Printf(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l muxLogger) Println(v ...any)               { l.log.Debug(fmt.Sprint(v...)) }
+const muxLines = 50
+
+func (l muxLogger) Print(v ...any)   { l.say(func() string { return fmt.Sprint(v...) }) }
+func (l muxLogger) Println(v ...any) { l.Print(v...) }
+func (l muxLogger) Printf(format string, v ...any) {
+	l.say(func() string { return fmt.Sprintf(format, v...) })
+}
+
+func (l muxLogger) say(text func() string) {
+	if l.said.Load() < muxLines && l.said.Add(1) <= muxLines {
+		l.log.Debug(text())
+	}
+}
 
 var _ io.ReadWriteCloser = (*guard)(nil)

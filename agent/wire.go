@@ -28,6 +28,8 @@ type wire struct {
 	// side just now. It ends the leg, and reading goes on.
 	absence bool
 
+	toll *toll // of what arrives; nil at the guest, who trusts the host
+
 	done chan struct{} // closed by close
 	once sync.Once
 	wait sync.WaitGroup
@@ -46,9 +48,9 @@ type wire struct {
 	sent    chan struct{} // out was taken
 }
 
-func newWire(pipe io.ReadWriteCloser, absence bool) *wire {
+func newWire(pipe io.ReadWriteCloser, absence bool, toll *toll) *wire {
 	w := &wire{
-		pipe: pipe, absence: absence, done: make(chan struct{}),
+		pipe: pipe, absence: absence, toll: toll, done: make(chan struct{}),
 		arrived: make(chan struct{}, 1), space: make(chan struct{}, 1),
 		queued: make(chan struct{}, 1), sent: make(chan struct{}, 1),
 	}
@@ -114,6 +116,7 @@ func (w *wire) receive() {
 			w.to += n
 			w.mu.Unlock()
 			notify(w.arrived)
+			w.toll.pay(n, w.done)
 		}
 		switch {
 		case err == nil:
@@ -208,7 +211,11 @@ func (l *leg) Read(p []byte) (int, error) {
 	}
 	var expired <-chan time.Time
 	if !l.deadline.IsZero() {
-		timer := time.NewTimer(time.Until(l.deadline))
+		left := time.Until(l.deadline)
+		if left <= 0 { // also when there is always something to read
+			return 0, os.ErrDeadlineExceeded
+		}
+		timer := time.NewTimer(left)
 		defer timer.Stop()
 		expired = timer.C
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -21,7 +22,7 @@ func (s *Server) displayRoutes() {
 	}
 	register(s, needs(desktop.CanControl), huma.Operation{
 		OperationID: "resizeDisplay", Method: http.MethodPatch, Path: desktopPath + "/display", Tags: []string{tagControl},
-		Summary: "Change the display's size", Description: "At once, with all that runs on it. Answers with the size that it has then.",
+		Summary: "Change the display's size", Description: fmt.Sprintf("At once, with all that runs on it. A display has %d pixels at most, as many as 4096 × 2304. Answers with the size that it has then.", desktop.MaxDisplayPixels),
 		Errors: []int{http.StatusConflict},
 	}, func(ctx context.Context, in *bodyInput[DisplayRequest]) (*answer, error) {
 		caller := callerOf(ctx)

@@ -1,10 +1,12 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"reflect"
 	"strings"
@@ -114,8 +116,47 @@ func (s *Server) run(id string, command desktop.Exec) *bodyAnswer {
 			s.fail(ctx, err)
 			return
 		}
-		respond(ctx, http.StatusOK, result)
+		w := humagin.Unwrap(ctx).Writer
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusOK)
+		if err := writeResult(w, result); err != nil {
+			exchangeOf(ctx.Context()).log.DebugContext(ctx.Context(), "the answer was not sent", "error", err)
+		}
 	}}
+}
+
+// writeResult writes a result in JSON, its output a piece at a time: in JSON it may be six times as
+// long, and what there is of it is the guest's to say.
+func writeResult(w io.Writer, result desktop.ExecResult) error {
+	outputs := []struct{ name, text string }{{"stdout", result.Stdout}, {"stderr", result.Stderr}}
+	result.Stdout, result.Stderr = "", ""
+	rest, err := json.Marshal(result)
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriterSize(w, 64<<10)
+	out.WriteByte('{')
+	for _, o := range outputs {
+		empty := fmt.Sprintf("%q:%q", o.name, "")
+		rest = bytes.Replace(rest, []byte(empty+","), nil, 1)
+		out.WriteString(strings.TrimSuffix(empty, `"`))
+		for text := o.text; text != ""; {
+			n := min(len(text), 32<<10)
+			for n < len(text) && !utf8.RuneStart(text[n]) {
+				n++
+			}
+			piece, err := json.Marshal(text[:n])
+			if err != nil {
+				return err
+			}
+			out.Write(piece[1 : len(piece)-1])
+			text = text[n:]
+		}
+		out.WriteString(`",`)
+	}
+	out.Write(rest[1:])
+	out.WriteByte('\n')
+	return out.Flush()
 }
 
 // accepts tells whether an Accept header asks for a media type by name.

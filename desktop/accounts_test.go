@@ -119,3 +119,28 @@ func TestKeyRequests(t *testing.T) {
 		}
 	}
 }
+
+// FuzzAuthenticate tries anything as a key: only the one that was made opens anything, and all else is
+// told the same.
+func FuzzAuthenticate(f *testing.F) {
+	store := &keyStore{memoryStore: newMemoryStore(ann.User)}
+	accounts := NewAccounts(store, testTiers, "free")
+	_, secret, err := accounts.CreateKey(f.Context(), ann.User.ID, "ci", []Capability{CanRead}, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, s := range []string{"", KeyPrefix, secret[:len(secret)-1], strings.ToUpper(secret), secret + " ", "sk_live_\x00", strings.Repeat("a", 300)} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, given string) {
+		caller, err := accounts.Authenticate(t.Context(), given)
+		switch {
+		case given == secret && (err != nil || caller.User.ID != ann.User.ID):
+			t.Fatalf("the key itself: %v", err)
+		case given != secret && CodeOf(err) != Unauthenticated:
+			t.Fatalf("%q: %v", given, err)
+		case given != KeyPrefix && strings.HasPrefix(given, KeyPrefix) && err != nil && strings.Contains(err.Error(), given):
+			t.Fatalf("the error repeats the key: %v", err)
+		}
+	})
+}

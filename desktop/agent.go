@@ -50,8 +50,9 @@ type Agent interface {
 	Clipboard(ctx context.Context) (string, error)
 	// SetClipboard puts a text on the clipboard: UTF-8 of at most MaxClipboardBytes.
 	SetClipboard(ctx context.Context, text string) error
-	// Resize gives the display a size, sides from MinDisplaySide to MaxDisplaySide. It returns when
-	// the X server has it; Status follows. Invalid when this desktop's display cannot have it.
+	// Resize gives the display a size, sides from MinDisplaySide to MaxDisplaySide and MaxDisplayPixels
+	// at most. It returns when the X server has it; Status follows. Invalid when this desktop's display
+	// cannot have it.
 	Resize(ctx context.Context, size Size) error
 	// Status is the newest status, which Changed announces.
 	Status() AgentStatus

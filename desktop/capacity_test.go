@@ -320,7 +320,7 @@ func TestStartNeedsItsImage(t *testing.T) {
 	a.awaitStatus(d.ID, Stopped)
 	a.machines.mu.Lock()
 	a.machines.fail = func(method, _ string) error {
-		if method == "HasContent" {
+		if method == "HasContent" || method == "Image" {
 			return Errorf(NotFound, "the image is gone")
 		}
 		return nil
@@ -330,6 +330,9 @@ func TestStartNeedsItsImage(t *testing.T) {
 		t.Errorf("start without its image: %v", err)
 	}
 	a.awaitStatus(d.ID, Stopped)
+	a.machines.mu.Lock()
+	a.machines.fail = nil
+	a.machines.mu.Unlock()
 	if _, err := a.Create(t.Context(), ann, Draft{Image: "none"}); CodeOf(err) != Invalid {
 		t.Errorf("create without an image: %v", err)
 	}

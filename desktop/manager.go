@@ -577,6 +577,9 @@ func (m *Manager) SetClipboard(ctx context.Context, caller Caller, id, text stri
 
 // Resize gives a desktop's display a size, as Agent.Resize does.
 func (m *Manager) Resize(ctx context.Context, caller Caller, id string, size Size) error {
+	if size.Width > MaxDisplaySide || size.Height > MaxDisplaySide || size.Width*size.Height > MaxDisplayPixels {
+		return Errorf(Invalid, "a display of %dx%d is too large: it may have %d pixels", size.Width, size.Height, MaxDisplayPixels)
+	}
 	k, agent, err := m.ready(caller, id)
 	if err != nil {
 		return err

@@ -310,3 +310,16 @@ func TestPaging(t *testing.T) {
 		t.Errorf("paged through %v", got)
 	}
 }
+
+// A display larger than the host would mirror is not asked for.
+func TestResizeIsBounded(t *testing.T) {
+	a := newAppliance(t)
+	for _, size := range []Size{{MaxDisplaySide + 1, 300}, {300, 1 << 40}, {4096, 2305}, {MaxDisplaySide, MaxDisplaySide}} {
+		if err := a.Resize(t.Context(), ann, "dt-none", size); CodeOf(err) != Invalid {
+			t.Errorf("%v: %v", size, err)
+		}
+	}
+	if err := a.Resize(t.Context(), ann, "dt-none", Size{4096, 2304}); CodeOf(err) != NotFound {
+		t.Errorf("the largest: %v", err)
+	}
+}

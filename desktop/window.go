@@ -6,6 +6,7 @@ const (
 	MaxClipboardBytes = 1 << 20
 	MinDisplaySide    = 200
 	MaxDisplaySide    = 8192
+	MaxDisplayPixels  = 4096 * 2304 // of one display; the largest that is in use has 4096×2160
 )
 
 // Window is one that the desktop's window manager manages.

@@ -104,6 +104,14 @@ func needMinimal(t testing.TB) {
 // probe in it. It is destroyed when the test ends.
 func minimal(t testing.TB, name string) *guest {
 	t.Helper()
+	g := beginMinimal(t, name)
+	g.awaitMinimal(t)
+	return g
+}
+
+// beginMinimal is minimal that does not wait for the boot; awaitMinimal does.
+func beginMinimal(t testing.TB, name string) *guest {
+	t.Helper()
 	needMinimal(t)
 	g, err := lab.create(t.Context(), map[string]any{"name": name, "image": "minimal", "tier": "small"})
 	if err != nil {
@@ -118,6 +126,11 @@ func minimal(t testing.TB, name string) *guest {
 		}
 	})
 	g.watch(t)
+	return g
+}
+
+func (g *guest) awaitMinimal(t testing.TB) {
+	t.Helper()
 	if err := lab.readied(t.Context(), g.id); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +140,6 @@ func minimal(t testing.TB, name string) *guest {
 	if err := g.putProbe(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return g
 }
 
 // watch puts aside what is needed to understand a failure of t, if it fails.
@@ -274,15 +286,18 @@ func (g *guest) display(t testing.TB) (width, height int) {
 	return width, height
 }
 
-var probeBinary = sync.OnceValues(func() ([]byte, error) {
-	path := filepath.Join(lab.dir, "probe")
-	c := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "./probe")
+var probeBinary = sync.OnceValues(func() ([]byte, error) { return buildForGuests("probe") })
+
+// buildForGuests builds a program of the tests' own so that it runs in any guest.
+func buildForGuests(name string) ([]byte, error) {
+	path := filepath.Join(lab.dir, name)
+	c := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "./"+name)
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := c.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("building the probe: %w\n%s", err, out)
+		return nil, fmt.Errorf("building %s: %w\n%s", name, err, out)
 	}
 	return os.ReadFile(path)
-})
+}
 
 // putProbe puts the probe into the guest.
 func (g *guest) putProbe(ctx context.Context) error {

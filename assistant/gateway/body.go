@@ -62,19 +62,41 @@ func (x *exchange) body(ctx context.Context) (*object, func(), error) {
 }
 
 func readBody(r *http.Request, limit int64) ([]byte, error) {
-	var text bytes.Buffer
-	text.Grow(int(max(r.ContentLength, 0)) + bytes.MinRead)
-	n, err := text.ReadFrom(io.LimitReader(r.Body, limit+1))
+	text, err := readAll(io.LimitReader(r.Body, limit+1), r.ContentLength)
 	var network net.Error
 	switch {
 	case err != nil && errors.As(err, &network) && network.Timeout():
 		return nil, deny(http.StatusRequestTimeout, "the request did not arrive in time")
 	case err != nil:
 		return nil, deny(http.StatusBadRequest, "the request did not arrive whole")
-	case n > limit:
+	case int64(len(text)) > limit:
 		return nil, deny(http.StatusRequestEntityTooLarge, "the request is larger than %d bytes", limit)
 	}
-	return text.Bytes(), nil
+	return text, nil
+}
+
+// readAll is io.ReadAll that takes memory as bytes arrive, not as they are announced, and little more
+// than was announced.
+func readAll(r io.Reader, announced int64) ([]byte, error) {
+	const first, spare = 64 << 10, bytes.MinRead
+	text := make([]byte, 0, min(max(announced, 0), first)+spare)
+	for {
+		if cap(text)-len(text) < spare {
+			size := 2 * cap(text)
+			if most := int(announced) + spare; most > cap(text) {
+				size = min(size, most)
+			}
+			text = append(make([]byte, 0, size), text...)
+		}
+		n, err := r.Read(text[len(text):cap(text)])
+		text = text[:len(text)+n]
+		switch {
+		case err == io.EOF:
+			return text, nil
+		case err != nil:
+			return nil, err
+		}
+	}
 }
 
 // examine reads the few members that the gateway has to know.

@@ -70,7 +70,7 @@ type limits struct {
 var defaults = limits{
 	atOnce: 16,
 	body:   32 << 20, // the most that any of the vendors takes
-	bodies: 64 << 20,
+	bodies: 32 << 20,
 	upload: time.Minute,
 	silent: 10 * time.Minute,
 	stuck:  time.Minute,

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"log"
@@ -90,5 +91,26 @@ func TestTimesOnStreams(t *testing.T) {
 	case <-gone:
 	case <-time.After(patience):
 		t.Error("a guest that takes nothing holds the provider up")
+	}
+}
+
+// A guest that announces much and sends little costs little.
+func TestMemoryGrowsWithWhatArrives(t *testing.T) {
+	for _, c := range []struct {
+		sent      int
+		announced int64
+		most      int
+	}{
+		{0, 32 << 20, 100 << 10},
+		{1000, 32 << 20, 100 << 10},
+		{10 << 20, 10 << 20, 10<<20 + 1<<10},
+		{10 << 20, -1, 32 << 20},
+		{10 << 20, 5, 32 << 20},
+	} {
+		sent := bytes.Repeat([]byte("0123456789"), c.sent/10)
+		got, err := readAll(bytes.NewReader(sent), c.announced)
+		if err != nil || !bytes.Equal(got, sent) || cap(got) > c.most {
+			t.Errorf("%d bytes of %d announced: %d in %d, %v", c.sent, c.announced, len(got), cap(got), err)
+		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"image"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -252,6 +254,7 @@ type listener struct {
 
 	// resizing is set between an update outside the display and the display's new size.
 	resizing bool
+	strip    []byte // some rows of a picture
 }
 
 // serve answers QEMU until the connection ends, and returns why it did.
@@ -384,14 +387,14 @@ func (l *listener) listen(call message) (known bool, err error) {
 	var apply func() error
 	switch call.member {
 	case "Scanout":
-		width, height, stride, format := d.int32(), d.int32(), d.int32(), pixelFormat(d.uint32())
-		p := pixels{width: width, height: height, stride: stride, format: format, data: d.bytes()}
-		apply = func() error { return l.scanout(p) }
+		p := pixels{width: d.int32(), height: d.int32(), stride: d.int32(), format: pixelFormat(d.uint32())}
+		length := d.uint32()
+		apply = func() error { return l.scanout(p, length, call.picture) }
 	case "Update":
-		x, y, width, height := d.int32(), d.int32(), d.int32(), d.int32()
-		stride, format := d.int32(), pixelFormat(d.uint32())
-		p := pixels{width: width, height: height, stride: stride, format: format, data: d.bytes()}
-		apply = func() error { return l.update(x, y, p) }
+		x, y := d.int32(), d.int32()
+		p := pixels{width: d.int32(), height: d.int32(), stride: d.int32(), format: pixelFormat(d.uint32())}
+		length := d.uint32()
+		apply = func() error { return l.update(image.Pt(x, y), p, length, call.picture) }
 	case "CursorDefine":
 		width, height, hotX, hotY, data := d.int32(), d.int32(), d.int32(), d.int32(), d.bytes()
 		apply = func() error { return l.mirror.defineCursor(width, height, hotX, hotY, data) }
@@ -412,26 +415,81 @@ func (l *listener) listen(call message) (known bool, err error) {
 // So an update outside the display is not drawn, nobody is shown the mixture, and if the whole does
 // not come, the session ends: a new one begins with it.
 
-func (l *listener) update(x, y int, p pixels) error {
-	err := l.mirror.update(x, y, p)
-	if errors.Is(err, errOutside) && !l.resizing {
-		l.resizing = true
-		l.mirror.begin()
-		l.conn.SetReadDeadline(time.Now().Add(resizePatience)) // where it fails, so does reading
-	}
-	if errors.Is(err, errOutside) {
-		return nil
-	}
-	return err
-}
-
-func (l *listener) scanout(p pixels) error {
-	if err := l.mirror.scanout(p); err != nil || !l.resizing {
+func (l *listener) update(at image.Point, p pixels, length uint32, from *io.LimitedReader) error {
+	if err := p.expect(length, from); err != nil {
 		return err
 	}
-	l.resizing = false
+	err := l.mirror.holds(image.Rect(0, 0, p.width, p.height).Add(at))
+	switch {
+	case errors.Is(err, errOutside):
+		if !l.resizing {
+			l.resizing = true
+			l.mirror.begin()
+			l.conn.SetReadDeadline(time.Now().Add(resizePatience)) // where it fails, so does reading
+		}
+		return nil
+	case err != nil:
+		return err
+	case l.resizing || p.rows() >= p.height:
+		return l.draw(at, p, from)
+	}
+	l.mirror.beginNext()
+	if err := l.draw(at, p, from); err != nil {
+		return err // which ends the session
+	}
 	l.mirror.finish()
-	l.conn.SetReadDeadline(time.Time{})
+	return nil
+}
+
+func (l *listener) scanout(p pixels, length uint32, from *io.LimitedReader) error {
+	if err := p.expect(length, from); err != nil {
+		return err
+	}
+	l.mirror.beginNext()
+	if err := l.mirror.setSize(p.width, p.height); err != nil {
+		return err
+	}
+	if err := l.draw(image.Point{}, p, from); err != nil {
+		return err
+	}
+	l.mirror.finish()
+	if l.resizing {
+		l.resizing = false
+		l.conn.SetReadDeadline(time.Time{})
+	}
+	return nil
+}
+
+// expect checks a picture whose bytes are to come: as many as are announced.
+func (p pixels) expect(length uint32, from *io.LimitedReader) error {
+	if from == nil || int64(length) != from.N {
+		return fmt.Errorf("%w: cut short", errMalformed)
+	}
+	return p.checkLength(int(length))
+}
+
+// rows is how many of its rows are read at a time.
+func (p pixels) rows() int { return max(1, stripBytes/p.stride) }
+
+// draw draws a picture that has been checked as its bytes arrive, some rows at a time.
+func (l *listener) draw(at image.Point, p pixels, from io.Reader) error {
+	for top := 0; top < p.height; {
+		strip := p
+		strip.height = min(p.rows(), p.height-top)
+		size := strip.stride * strip.height
+		if top+strip.height == p.height {
+			size = strip.need() // the last row may end with its last pixel
+		}
+		var err error
+		if l.strip, err = appendRead(l.strip[:0], from, size); err != nil {
+			return err
+		}
+		strip.data = l.strip
+		if err := l.mirror.update(at.X, at.Y+top, strip); err != nil {
+			return err
+		}
+		top += strip.height
+	}
 	return nil
 }
 

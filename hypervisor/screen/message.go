@@ -8,17 +8,20 @@ import (
 )
 
 // A codec for as much of the D-Bus wire format as QEMU's display needs: a general library decodes
-// byte arrays element by element, which takes longer than everything else together. Here a picture
-// is read into one buffer that is used again for the next, and its bytes are looked at in place.
+// byte arrays element by element, which takes longer than everything else together. Here a message is
+// read into one buffer that is used again for the next, and its bytes are looked at in place. The bytes
+// of a picture are left where they are, for whoever draws them to read piece by piece: the guest says
+// how many there are, and none of the host's memory is to depend on that.
 //
 // A message is a fixed header of 12 bytes, an array of header fields, padding to 8, and a body
 // whose types the signature field tells. Every value is aligned to its size, counted from the start
 // of the message.
 
-// Bounds of a message. The body's is the largest picture; D-Bus itself would allow twice that.
+// Bounds of a message. The largest body that is held is that of a cursor.
 const (
-	maxHeader = 16 << 10
-	maxBody   = maxPixels*4 + 1024
+	maxHeader  = 16 << 10
+	maxBody    = maxCursor*maxCursor*4 + 1024
+	maxPicture = maxPixels*4 + maxPixels*4 // a row may be followed by as much again
 )
 
 type messageType byte
@@ -59,18 +62,29 @@ type message struct {
 	signature string
 	fds       uint32
 	body      []byte
+	picture   *io.LimitedReader // what follows body, when it is a picture: to be read before the next message
 }
 
 var errMalformed = errors.New("malformed D-Bus message")
 
 // messageReader reads messages from a connection on which nothing but messages comes any more.
 type messageReader struct {
-	r      io.Reader // buffered
-	header []byte
-	body   []byte
+	r       io.Reader // buffered
+	header  []byte
+	body    []byte
+	picture io.LimitedReader // of the last message
 }
 
+// pictureArguments is how long a body is up to the bytes of its picture.
+var pictureArguments = map[string]int{"Scanout": 5 * 4, "Update": 7 * 4}
+
 func (mr *messageReader) next() (message, error) {
+	if _, err := io.Copy(io.Discard, &mr.picture); err != nil {
+		return message{}, err
+	}
+	if mr.picture.N > 0 {
+		return message{}, io.ErrUnexpectedEOF
+	}
 	var fixed [16]byte
 	if _, err := io.ReadFull(mr.r, fixed[:]); err != nil {
 		return message{}, err
@@ -84,8 +98,6 @@ func (mr *messageReader) next() (message, error) {
 		return message{}, fmt.Errorf("%w: protocol version %d", errMalformed, fixed[3])
 	case fieldsLength > maxHeader:
 		return message{}, fmt.Errorf("%w: header of %d bytes", errMalformed, fieldsLength)
-	case bodyLength > maxBody:
-		return message{}, fmt.Errorf("%w: body of %d bytes", errMalformed, bodyLength)
 	}
 	// The header is decoded with its 16 fixed bytes in front, for alignment counts from there.
 	var err error
@@ -101,7 +113,17 @@ func (mr *messageReader) next() (message, error) {
 	if err := m.decodeFields(mr.header[:16+fieldsLength]); err != nil {
 		return message{}, err
 	}
-	mr.body, err = appendRead(mr.body[:0], mr.r, int(bodyLength))
+	length, limit := bodyLength, uint32(maxBody)
+	if arguments := uint32(pictureArguments[m.member]); m.kind == methodCall && m.iface == listenIface && arguments > 0 {
+		length, limit = min(arguments, bodyLength), maxPicture
+		mr.picture = io.LimitedReader{R: mr.r, N: int64(bodyLength - length)}
+		m.picture = &mr.picture
+	}
+	if bodyLength > limit {
+		mr.picture = io.LimitedReader{}
+		return message{}, fmt.Errorf("%w: body of %d bytes", errMalformed, bodyLength)
+	}
+	mr.body, err = appendRead(mr.body[:0], mr.r, int(length))
 	m.body = mr.body
 	return m, err
 }

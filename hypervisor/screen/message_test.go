@@ -23,7 +23,7 @@ func TestMessagesSurviveTheWire(t *testing.T) {
 	sent := []message{
 		{kind: methodCall, serial: 1, path: "/a/b", iface: "c.d", member: "E", sender: ":f.1", signature: "us", fds: 2, body: body.buf},
 		{kind: methodReturn, flags: noReply, serial: 9, replyTo: 1, body: []byte{}},
-		{kind: errorReply, serial: 10, replyTo: 1, errorName: "a.Error", signature: "ay", body: make([]byte, 3<<20)},
+		{kind: errorReply, serial: 10, replyTo: 1, errorName: "a.Error", signature: "ay", body: make([]byte, 1<<20)},
 	}
 	var wire bytes.Buffer
 	for _, m := range sent {

@@ -7,6 +7,7 @@ import (
 	"image"
 	"sync"
 	"time"
+	"weak"
 
 	"bureau/desktop"
 )
@@ -16,19 +17,21 @@ import (
 //
 // The canvas is drawn on in place and never handed out. A look copies it, once per change however
 // many look, and not at all when only the cursor moved; so an unwatched display costs the drawing
-// of its damage and nothing else.
+// of its damage and nothing else. A copy lasts for as long as somebody has it.
 type mirror struct {
 	source desktop.Source
 	now    func() time.Time
 
 	mu     sync.Mutex
-	serial uint64         // grows with each change
-	canvas *image.RGBA    // nil before the first picture
-	drawn  uint64         // serial of the last change of the canvas
-	frame  *desktop.Frame // the last one handed out
-	copied uint64         // what drawn was when frame's pixels were copied
+	serial uint64                      // grows with each change
+	canvas *image.RGBA                 // nil before the first picture
+	drawn  uint64                      // serial of the last change of the canvas
+	copied uint64                      // what drawn was when frame's pixels were copied
+	frame  weak.Pointer[desktop.Frame] // the last one handed out
 	// partial is set while the canvas is between two pictures: part of an update has been drawn.
 	partial bool
+	lookers int            // who wait for a picture
+	handed  *desktop.Frame // what they are shown while it is partial, if anything
 
 	cursor  *image.RGBA // nil until the guest has defined one
 	hot     image.Point
@@ -46,18 +49,6 @@ func newMirror(source desktop.Source) *mirror {
 	return &mirror{source: source, now: time.Now, done: make(chan struct{})}
 }
 
-// scanout takes a whole picture, of any size.
-func (m *mirror) scanout(p pixels) error {
-	if err := p.check(); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.resize(p.width, p.height)
-	m.drew(draw(m.canvas, image.Point{}, p))
-	return nil
-}
-
 // setSize gives the display another size; it is black until something is drawn.
 func (m *mirror) setSize(width, height int) error {
 	if err := checkSize(width, height); err != nil {
@@ -73,9 +64,34 @@ func (m *mirror) resize(width, height int) {
 	if m.canvas != nil && m.canvas.Rect.Dx() == width && m.canvas.Rect.Dy() == height {
 		return
 	}
-	m.canvas = image.NewRGBA(image.Rect(0, 0, width, height))
+	// A display that changes its size again and again uses the same memory.
+	var pix []byte
+	if size := width * height * 4; m.canvas != nil && cap(m.canvas.Pix) >= size {
+		pix = m.canvas.Pix[:size]
+	} else {
+		pix = make([]byte, size)
+	}
+	m.canvas = &image.RGBA{Pix: pix, Stride: width * 4, Rect: image.Rect(0, 0, width, height)}
 	fillBlack(m.canvas)
 	m.drew(m.canvas.Rect)
+}
+
+// holds tells whether a rectangle lies on the display.
+func (m *mirror) holds(rect image.Rectangle) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.check(rect)
+}
+
+// check is holds under the lock.
+func (m *mirror) check(rect image.Rectangle) error {
+	if m.canvas == nil {
+		return fmt.Errorf("an update of %v came before any picture", rect)
+	}
+	if !rect.In(m.canvas.Rect) {
+		return fmt.Errorf("an update of %v: %w of %v", rect, errOutside, m.canvas.Rect.Size())
+	}
+	return nil
 }
 
 // errOutside is what update says of a part that is not all on the display.
@@ -89,12 +105,8 @@ func (m *mirror) update(x, y int, p pixels) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	at := image.Pt(x, y)
-	rect := image.Rect(0, 0, p.width, p.height).Add(at)
-	if m.canvas == nil {
-		return fmt.Errorf("an update of %v came before any picture", rect)
-	}
-	if !rect.In(m.canvas.Rect) {
-		return fmt.Errorf("an update of %v: %w of %v", rect, errOutside, m.canvas.Rect.Size())
+	if err := m.check(image.Rect(0, 0, p.width, p.height).Add(at)); err != nil {
+		return err
 	}
 	m.drew(draw(m.canvas, at, p))
 	return nil
@@ -153,9 +165,21 @@ func (m *mirror) seedCursor(c desktop.Cursor) {
 }
 
 // begin and finish enclose an update that comes in several pieces, so that nobody sees half of it.
+// What was there before is not shown any more, either.
 func (m *mirror) begin() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.partial, m.handed = true, nil
+}
+
+// beginNext is begin for an update of a picture that is good until then: whoever waits for one is handed
+// it. A display that never rests would otherwise leave no moment to look.
+func (m *mirror) beginNext() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lookers > 0 && m.canvas != nil && !m.partial {
+		m.handed = m.copy()
+	}
 	m.partial = true
 }
 
@@ -229,16 +253,37 @@ func (m *mirror) until(ctx context.Context, condition func() bool) error {
 }
 
 func (m *mirror) look(ctx context.Context) (*desktop.Frame, error) {
-	if err := m.until(ctx, func() bool { return m.canvas != nil && !m.partial }); err != nil {
-		return nil, err
+	m.mu.Lock()
+	m.lookers++
+	m.mu.Unlock()
+	err := m.until(ctx, func() bool { return m.canvas != nil && !m.partial || m.handed != nil })
+	if err != nil {
+		m.mu.Lock()
 	}
 	defer m.mu.Unlock()
-	if m.frame != nil && m.frame.Serial == m.serial {
-		return m.frame, nil
+	var frame *desktop.Frame
+	switch {
+	case err != nil:
+	case m.partial:
+		frame = m.handed
+	default:
+		frame = m.copy()
+	}
+	if m.lookers--; m.lookers == 0 {
+		m.handed = nil
+	}
+	return frame, err
+}
+
+// copy is the canvas as it is, to be handed out.
+func (m *mirror) copy() *desktop.Frame {
+	last := m.frame.Value()
+	if last != nil && last.Serial == m.serial {
+		return last
 	}
 	next := &desktop.Frame{Serial: m.serial, Source: m.source}
-	if m.frame != nil && m.copied == m.drawn {
-		next.Pixels = m.frame.Pixels
+	if last != nil && m.copied == m.drawn {
+		next.Pixels = last.Pixels
 	} else {
 		next.Pixels = &image.RGBA{Pix: append([]byte(nil), m.canvas.Pix...), Stride: m.canvas.Stride, Rect: m.canvas.Rect}
 		m.copied = m.drawn
@@ -246,8 +291,8 @@ func (m *mirror) look(ctx context.Context) (*desktop.Frame, error) {
 	if m.pointer && m.cursor != nil {
 		next.Cursor = &desktop.Cursor{Image: m.cursor, Hot: m.hot, Position: m.corner.Add(m.hot)}
 	}
-	m.frame = next
-	return next, nil
+	m.frame = weak.Make(next)
+	return next
 }
 
 func (m *mirror) wait(ctx context.Context, serial uint64) error {

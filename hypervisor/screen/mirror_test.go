@@ -18,6 +18,17 @@ func solid(width, height int, format pixelFormat, word [4]byte) pixels {
 	return pixels{width: width, height: height, stride: width * 4, format: format, data: bytes.Repeat(word[:], width*height)}
 }
 
+// scanout takes a whole picture, of any size, as a listener does.
+func (m *mirror) scanout(p pixels) error {
+	if err := p.check(); err != nil {
+		return err
+	}
+	if err := m.setSize(p.width, p.height); err != nil {
+		return err
+	}
+	return m.update(0, 0, p)
+}
+
 func newTestScreen() (*mirror, *Screen) {
 	m := newMirror(desktop.SourceDBus)
 	return m, &Screen{mirror: m, ask: func() func() { return func() {} }}

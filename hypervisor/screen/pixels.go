@@ -4,13 +4,16 @@ import (
 	"encoding/binary"
 	"fmt"
 	"image"
+
+	"bureau/desktop"
 )
 
 // Bounds of a display. The area keeps a hostile guest from making the host hold gigabytes.
 const (
-	maxSide   = 8192
-	maxPixels = 16 << 20
-	maxCursor = 512 // pixels, each way
+	maxSide   = desktop.MaxDisplaySide
+	maxPixels = desktop.MaxDisplayPixels
+	maxStride = 8 * maxSide // bytes: twice the widest row
+	maxCursor = 512         // pixels, each way
 )
 
 // pixelFormat is a code of the pixman library: bits per pixel, order of the channels, bits of each.
@@ -53,18 +56,24 @@ type pixels struct {
 }
 
 // check makes sure that every pixel lies within data and that the size is one that a display has.
-func (p pixels) check() error {
+func (p pixels) check() error { return p.checkLength(len(p.data)) }
+
+// checkLength is check for data of a length that is still to come.
+func (p pixels) checkLength(length int) error {
 	if err := checkSize(p.width, p.height); err != nil {
 		return err
 	}
 	if _, _, _, err := p.format.shifts(); err != nil {
 		return err
 	}
-	if p.stride < p.width*4 || p.stride > len(p.data) || p.stride*(p.height-1)+p.width*4 > len(p.data) {
-		return fmt.Errorf("%d bytes with a stride of %d are not a picture of %dx%d", len(p.data), p.stride, p.width, p.height)
+	if p.stride < p.width*4 || p.stride > maxStride || p.need() > length {
+		return fmt.Errorf("%d bytes with a stride of %d are not a picture of %dx%d", length, p.stride, p.width, p.height)
 	}
 	return nil
 }
+
+// need is how many bytes its rows are, up to the last pixel.
+func (p pixels) need() int { return p.stride*(p.height-1) + p.width*4 }
 
 func checkSize(width, height int) error {
 	if width < 1 || height < 1 || width > maxSide || height > maxSide || width*height > maxPixels {
