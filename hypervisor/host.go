@@ -98,7 +98,7 @@ type Host struct {
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // operations, watchers and the keeper of the connection
+	wg     sync.WaitGroup // operations, watchers and the keepers of the connection and the filters
 
 	mu       sync.Mutex
 	closed   bool
@@ -139,11 +139,8 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		return nil, err
 	}
 	h.conn = conn
-	h.wg.Add(1)
-	go func() {
-		defer h.wg.Done()
-		h.keepConnected(conn)
-	}()
+	h.wg.Go(func() { h.keepConnected(conn) })
+	h.wg.Go(h.keepFilters)
 	_, err = run(ctx, h, removeTime, "remove agents of former versions", func(ctx context.Context, c *libvirt.Connect) (struct{}, error) {
 		return struct{}{}, h.removeOldAgents(c)
 	})

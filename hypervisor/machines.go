@@ -58,9 +58,6 @@ func (h *Host) start(ctx context.Context, c *libvirt.Connect, spec desktop.Spec)
 	if err := h.checkSpace(c, 0); err != nil {
 		return err
 	}
-	if err := h.ensureNetwork(c, spec.Network); err != nil {
-		return err
-	}
 	agent, err := h.ensureAgent(ctx, c)
 	if err != nil {
 		return err
@@ -69,12 +66,18 @@ func (h *Host) start(ctx context.Context, c *libvirt.Connect, spec desktop.Spec)
 	if err != nil {
 		return err
 	}
-	acceleration, dbusDisplay, err := h.abilities(c)
+	address, err := h.ensureAddress(c, spec)
+	var acceleration string
+	var dbusDisplay bool
+	if err == nil {
+		acceleration, dbusDisplay, err = h.abilities(c)
+	}
 	if err == nil {
 		err = h.launch(ctx, c, definition{
 			spec:         spec,
 			domain:       h.opts.domainName(spec.ID),
 			network:      h.opts.networkName(spec.Network),
+			address:      address.String(),
 			pool:         h.opts.Pool.Name,
 			agent:        agent,
 			overlay:      overlayVolume(spec.ID),
@@ -87,7 +90,7 @@ func (h *Host) start(ctx context.Context, c *libvirt.Connect, spec desktop.Spec)
 	}
 	if err != nil && made {
 		// Nothing has ever run on this disk: leave no trace of the attempt.
-		err = errors.Join(err, h.undefine(c, spec.ID), h.deleteVolume(c, overlayVolume(spec.ID)))
+		err = errors.Join(err, h.undefine(c, spec.ID), h.releaseAddress(c, spec.ID), h.deleteVolume(c, overlayVolume(spec.ID)))
 	}
 	return err
 }
@@ -371,6 +374,9 @@ func (h *Host) Remove(ctx context.Context, id string) error {
 		}
 		defer unlock()
 		if err := h.undefine(c, id); err != nil {
+			return struct{}{}, err
+		}
+		if err := h.releaseAddress(c, id); err != nil {
 			return struct{}{}, err
 		}
 		return struct{}{}, h.deleteVolume(c, overlayVolume(id))
