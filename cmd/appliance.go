@@ -115,6 +115,7 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 		RatePerMinute: float64(c.RateLimit),
 		Version:       Version(),
 	})
+	server.MountProfiles()
 	server.Mount("/mcp", "mcp", mcp.NewHandler(mcp.Options{Chat: mcp.Agents{}, Version: Version(), Logger: log, Hosts: c.HostNames()}))
 	return server.Serve(ctx, tcp, socket)
 }

@@ -49,7 +49,6 @@ func filterXML(name, network string, subnet netip.Prefix, hosts []netip.Prefix) 
 	rule := func(action, direction string, r libvirtxml.NWFilterRule) {
 		r.Action, r.Direction, r.Priority = action, direction, priority
 		filter.Entries = append(filter.Entries, libvirtxml.NWFilterEntry{Rule: &r})
-		priority++
 	}
 	ip := func(from, to string) *libvirtxml.NWFilterRuleIP {
 		return &libvirtxml.NWFilterRuleIP{SrcIPAddr: field(from), DstIPAddr: field(to)}
@@ -63,9 +62,13 @@ func filterXML(name, network string, subnet netip.Prefix, hosts []netip.Prefix) 
 		return libvirtxml.NWFilterRule{IP: r}
 	}
 
+	// Rules of one step have one priority: among them the order does not matter, and there may be many.
+	step := func() { priority++ }
+
 	spoofed := &libvirtxml.NWFilterRuleMAC{Match: "no"}
 	spoofed.SrcMACAddr = field("$MAC")
 	rule("drop", "out", libvirtxml.NWFilterRule{MAC: spoofed})
+	step()
 	for _, sender := range []string{"$IP", "0.0.0.0"} { // the latter asks whether an address is free
 		rule("accept", "out", libvirtxml.NWFilterRule{ARP: &libvirtxml.NWFilterRuleARP{ARPSrcMACAddr: field("$MAC"), ARPSrcIPAddr: field(sender)}})
 	}
@@ -75,16 +78,18 @@ func filterXML(name, network string, subnet netip.Prefix, hosts []netip.Prefix) 
 	rule("accept", "out", ports(ip("$IP", gateway), "udp", 68, 67))
 	rule("accept", "out", ports(ip("$IP", gateway), "udp", 0, 53))
 	rule("accept", "out", ports(ip("$IP", gateway), "tcp", 0, 53))
+	step()
 	if network == desktop.NetworkNAT {
 		for _, closed := range closedTo(subnet, hosts) {
 			to := ip("", closed.Addr().String())
 			to.DstIPMask = field(strconv.Itoa(closed.Bits()))
 			rule("drop", "out", libvirtxml.NWFilterRule{IP: to})
 		}
+		step()
 		rule("accept", "out", libvirtxml.NWFilterRule{IP: ip("$IP", "")})
 	}
 	// Whatever else there is: IPv6, tagged frames, other protocols.
-	priority = 1000
+	step()
 	rule("drop", "inout", libvirtxml.NWFilterRule{})
 	return filter.Marshal()
 }

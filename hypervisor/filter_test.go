@@ -253,14 +253,21 @@ func TestFilterOfRunningMachine(t *testing.T) {
 		tap, address = now.Devices.Interfaces[0].Target.Dev, now.Devices.Interfaces[0].FilterRef.Parameters[0].Value
 		return nil
 	})
-	rules := func() string {
-		output, err := exec.CommandContext(ctx, "ebtables", "-t", "nat", "-L", "libvirt-I-"+tap).CombinedOutput()
-		if err != nil {
-			t.Fatalf("ebtables: %v: %s", err, output)
+	// ebtables fails now and then when others change its tables as it reads them.
+	var now string
+	rules := func(done func() bool) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			output, err := exec.CommandContext(ctx, "ebtables", "-t", "nat", "-L", "libvirt-I-"+tap).CombinedOutput()
+			if now = string(output); err == nil && done() {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("ebtables: %v: %s", err, output)
+			}
 		}
-		return string(output)
 	}
-	now := rules()
+	rules(func() bool { return true })
 	lines := strings.Split(strings.TrimSpace(now), "\n")
 	if first := "-s ! " + machineMAC(spec.ID) + " -j DROP"; !strings.Contains(now, first) {
 		t.Errorf("%q is not in\n%s", first, now)
@@ -281,11 +288,7 @@ func TestFilterOfRunningMachine(t *testing.T) {
 		t.Fatalf("ip addr: %v: %s", err, output)
 	}
 	defer exec.Command("ip", "addr", "del", late+"/32", "dev", "lo").Run()
-	for end := time.Now().Add(30 * time.Second); !strings.Contains(rules(), rule); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%q is not in\n%s", rule, rules())
-		}
-	}
+	rules(func() bool { return strings.Contains(now, rule) })
 	if err := h.Remove(ctx, spec.ID); err != nil {
 		t.Fatal("remove:", err)
 	}
