@@ -270,6 +270,14 @@ func at(address netip.Addr, port int) string {
 	return netip.AddrPortFrom(address, uint16(port)).String()
 }
 
+// broadcast is the last address of a subnet.
+func broadcast(subnet netip.Prefix) netip.Addr {
+	b := subnet.Masked().Addr().As4()
+	last := binary.BigEndian.Uint32(b[:]) | (uint32(1)<<(32-subnet.Bits()) - 1)
+	binary.BigEndian.PutUint32(b[:], last)
+	return netip.AddrFrom4(b)
+}
+
 // linkLocal is the IPv6 address that follows from a MAC address.
 func linkLocal(mac net.HardwareAddr) string {
 	b := [16]byte{0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]}
@@ -371,9 +379,7 @@ func TestNetworkIsolation(t *testing.T) {
 				}
 				closed = append(closed, "udp:"+net.JoinHostPort(address.String(), strconv.Itoa(servicePort)), "icmp:"+address.String())
 			}
-			last := g.network.subnet().Addr().As4()
-			binary.BigEndian.PutUint32(last[:], binary.BigEndian.Uint32(last[:])|uint32(1)<<(32-g.network.IP.Prefix)-1)
-			for _, many := range []string{"255.255.255.255", netip.AddrFrom4(last).String(), "198.51.100.3", "224.0.0.1", "169.254.169.254"} {
+			for _, many := range []string{"255.255.255.255", broadcast(g.network.subnet()).String(), "198.51.100.3", "224.0.0.1", "169.254.169.254"} {
 				closed = append(closed, fmt.Sprintf("udp:%s:%d", many, servicePort))
 			}
 			for _, other := range []guestNet{left, right, isolated} {
@@ -441,7 +447,7 @@ func TestNetworkIsolation(t *testing.T) {
 // testForgeries sends frames that no honest guest sends, and looks whether any arrives, on the host's
 // bridge or in another guest.
 func testForgeries(t *testing.T, left, right guestNet, probe string) {
-	const mark = "forged:"
+	const mark, end = "forged:", ";"
 	bridge := must(net.ParseMAC(left.network.MAC.Address))
 	gateway := netip.MustParseAddr(left.network.IP.Address)
 	stranger := net.HardwareAddr{0x52, 0x54, 0x00, 0xee, 0xee, 0xee}
@@ -507,9 +513,8 @@ func testForgeries(t *testing.T, left, right guestNet, probe string) {
 	for _, a := range own {
 		if p := netip.MustParsePrefix(a.String()); p.Addr().Is4() {
 			forgeries = append(forgeries, forgery{"the host at " + p.Addr().String(), to(bridge, left.ip, p.Addr(), 999, 9)})
-			if b := p.Masked().Addr().As4(); p.Bits() < 31 {
-				binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])|uint32(1)<<(32-p.Bits())-1)
-				last := netip.AddrFrom4(b)
+			if p.Bits() < 31 {
+				last := broadcast(p)
 				forgeries = append(forgeries, forgery{"everyone at " + last.String(), to(bridge, left.ip, last, 999, 9)})
 			}
 		}
@@ -525,7 +530,7 @@ func testForgeries(t *testing.T, left, right guestNet, probe string) {
 	var frames strings.Builder
 	fmt.Fprintln(&frames, hex.EncodeToString(honest("honest:first")))
 	for _, f := range forgeries {
-		fmt.Fprintln(&frames, hex.EncodeToString(f.frame(mark+f.name+".")))
+		fmt.Fprintln(&frames, hex.EncodeToString(f.frame(mark+f.name+end)))
 	}
 	// A desktop that asks for addresses under more names than it has gets none.
 	for i := range 20 {
@@ -568,7 +573,7 @@ func testForgeries(t *testing.T, left, right guestNet, probe string) {
 			}
 			count++
 			if _, name, forged := strings.Cut(string(frame), mark); forged {
-				name, _, _ = strings.Cut(name, ".")
+				name, _, _ = strings.Cut(name, end)
 				t.Errorf("%s got: %s", where, name)
 			}
 			source, kind := net.HardwareAddr(frame[6:12]).String(), binary.BigEndian.Uint16(frame[12:])

@@ -40,7 +40,8 @@ var never = []netip.Prefix{
 	netip.MustParsePrefix("224.0.0.0/3"),    // multicast, reserved, broadcast
 }
 
-// filterXML is the filter of a network's desktops. hosts are what the host itself answers to.
+// filterXML is the filter of a network's desktops. hosts are what the host itself answers to, and
+// where its other guests are.
 func filterXML(name, network string, subnet netip.Prefix, hosts []netip.Prefix) (string, error) {
 	first, _ := hostRange(subnet)
 	gateway := first.String()
@@ -164,11 +165,15 @@ func parseOwn(dump []byte) ([]netip.Prefix, error) {
 // The caller holds h.networks.
 func (h *Host) defineFilter(c *libvirt.Connect, network string, subnet netip.Prefix) error {
 	name := h.opts.networkName(network)
-	own, err := ownAddresses()
+	closed, err := ownAddresses()
 	if err != nil {
 		return err
 	}
-	document, err := filterXML(name, network, subnet, own)
+	others, err := guestSubnets(c)
+	if err != nil {
+		return err
+	}
+	document, err := filterXML(name, network, subnet, append(closed, others...))
 	if err != nil {
 		return err
 	}

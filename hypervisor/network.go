@@ -187,19 +187,26 @@ func takenSubnets(c *libvirt.Connect) ([]netip.Prefix, error) {
 		return nil, fmt.Errorf("list the host's routes: %w", err)
 	}
 	taken = append(taken, parseRoutes(string(routes))...)
+	guests, err := guestSubnets(c)
+	return append(taken, guests...), err
+}
+
+// guestSubnets are those of every libvirt network, whoever made it.
+func guestSubnets(c *libvirt.Connect) ([]netip.Prefix, error) {
 	networks, err := c.ListAllNetworks(0)
 	if err != nil {
 		return nil, fmt.Errorf("list libvirt's networks: %w", err)
 	}
+	var subnets []netip.Prefix
 	for i := range networks {
 		document, err := networks[i].GetXMLDesc(0)
 		networks[i].Free()
 		if err != nil {
 			continue // removed meanwhile
 		}
-		taken = append(taken, networkSubnets(document)...)
+		subnets = append(subnets, networkSubnets(document)...)
 	}
-	return taken, nil
+	return subnets, nil
 }
 
 // parseRoutes reads the format of /proc/net/route, leaving out the default route.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strings"
@@ -45,7 +47,7 @@ func reach(args []string) error {
 
 func try(kind, address string, patience time.Duration) error {
 	var network string
-	var question []byte
+	var question, want []byte
 	switch kind {
 	case "tcp":
 		network = "tcp"
@@ -56,12 +58,14 @@ func try(kind, address string, patience time.Duration) error {
 		question = []byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x09localhost\x00\x00\x01\x00\x01")
 	case "icmp":
 		network = "ip4:icmp"
-		question = []byte{8, 0, 0, 0, 0, 1, 0, 1}
+		question = []byte{8, 0, 0, 0, byte(rand.Int()), byte(rand.Int()), 0, 1}
+		want = []byte{0}
 		if ip := net.ParseIP(strings.Split(address, "%")[0]); ip != nil && ip.To4() == nil {
-			network, question = "ip6:ipv6-icmp", []byte{128, 0, 0, 0, 0, 1, 0, 1} // the kernel makes the checksum
+			network, question[0], want[0] = "ip6:ipv6-icmp", 128, 129 // the kernel makes the checksum
 		} else {
 			binary.BigEndian.PutUint16(question[2:], checksum(question))
 		}
+		want = append(want, question[4:]...)
 	default:
 		return fmt.Errorf("there is no kind %q", kind)
 	}
@@ -77,8 +81,21 @@ func try(kind, address string, patience time.Duration) error {
 	if _, err := conn.Write(question); err != nil {
 		return err
 	}
-	_, err = conn.Read(make([]byte, 1500))
-	return err
+	buffer := make([]byte, 1500)
+	for {
+		n, err := conn.Read(buffer)
+		if err != nil || want == nil {
+			return err
+		}
+		answer := buffer[:n]
+		if network == "ip4:icmp" && n >= 20 { // with the packet's header
+			answer = answer[min(n, int(answer[0]&15)*4):]
+		}
+		// Others send errors and questions of their own.
+		if len(answer) >= 8 && answer[0] == want[0] && bytes.Equal(answer[4:8], want[1:]) {
+			return nil
+		}
+	}
 }
 
 func checksum(data []byte) uint16 {
