@@ -151,6 +151,7 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	served.URL = scheme + tcp.Addr().String()
 	ready(served)
 	server := api.New(options)
+	server.MountProfiles()
 	server.Mount("/mcp", "mcp", mcp.NewHandler(mcp.Options{Chat: mcp.Agents{}, Version: Version(), Logger: log, Hosts: c.HostNames(), Origins: options.Origins}))
 	return server.Serve(ctx, tcp, socket)
 }

@@ -172,6 +172,9 @@ func (f *fakeMachines) Image(_ context.Context, name string) (Image, error) {
 	if name != "small" {
 		return Image{}, Errorf(NotFound, "there is no image %s", name)
 	}
+	if err := f.failure("Image", ""); err != nil {
+		return Image{}, err
+	}
 	return Image{Name: name, Digest: "d1", DiskBytes: 2 << 30}, nil
 }
 func (f *fakeMachines) Images(context.Context) ([]Image, error) { return nil, nil }

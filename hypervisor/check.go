@@ -68,6 +68,7 @@ func Checks(ctx context.Context, opts Options) []Check {
 		found = append(found, checkKVM(c, opts.Acceleration)...)
 		found = append(found, checkVersions(c)...)
 		found = append(found, checkPool(ctx, c, opts)...)
+		found = append(found, checkFilters(c))
 		found = append(found, checkNetworks(c, opts)...)
 		found = append(found, checkHostMemory(c))
 		done <- found
@@ -86,6 +87,7 @@ func checkTools() []Check {
 		{"mke2fs", "makes the disk that brings guests their agent", "e2fsprogs"},
 		{"qemu-img", "examines disk images", "qemu-utils"},
 		{"dnsmasq", "gives desktops their addresses", "dnsmasq-base"},
+		{"ebtables", "keeps desktops from each other and from the host", "iptables"},
 	} {
 		if path, err := tool(t.name); err == nil {
 			checks = append(checks, passed(t.name, "%s %s", path, t.purpose))
@@ -246,6 +248,15 @@ func checkPool(ctx context.Context, c *libvirt.Connect, opts Options) []Check {
 
 func noImage() Check {
 	return failed("images", "there is no image to make desktops from", "bureau image build")
+}
+
+// checkFilters says whether libvirt can filter what desktops send. Without that none starts.
+func checkFilters(c *libvirt.Connect) Check {
+	if _, err := c.NumOfNWFilters(); err != nil {
+		return failed("network filters", "libvirt cannot filter desktops' traffic, and so starts none: "+err.Error(),
+			"apt-get install libvirt-daemon-config-nwfilter, then restart libvirtd")
+	}
+	return passed("network filters", "libvirt has them")
 }
 
 func checkNetworks(c *libvirt.Connect, opts Options) []Check {

@@ -37,7 +37,8 @@ type metadata struct {
 type definition struct {
 	spec         desktop.Spec
 	domain       string // its name
-	network      string
+	network      string // also its filter's name
+	address      string // the only one that the guest may use there
 	pool         string
 	agent        string // volumes
 	overlay      string
@@ -139,6 +140,10 @@ func (d definition) devices() *libvirtxml.DomainDeviceList {
 			Model:  &libvirtxml.DomainInterfaceModel{Type: "virtio"},
 			// Desktops on one bridge do not see each other.
 			PortOptions: &libvirtxml.DomainInterfacePortOptions{Isolated: "yes"},
+			FilterRef: &libvirtxml.DomainInterfaceFilterRef{
+				Filter:     d.network,
+				Parameters: []libvirtxml.DomainInterfaceFilterParam{{Name: "IP", Value: d.address}},
+			},
 		}},
 		// For `virsh console`; what nobody reads is dropped.
 		Serials: []libvirtxml.DomainSerial{{Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}}}},

@@ -107,7 +107,7 @@ type Host struct {
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup // operations, watchers and the keeper of the connection
+	wg     sync.WaitGroup // operations, watchers and the keepers of the connection and the filters
 
 	calls *lender
 
@@ -152,11 +152,8 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		h.cancel()
 		return nil, err
 	}
-	h.wg.Add(1)
-	go func() {
-		defer h.wg.Done()
-		h.keepConnected(conn)
-	}()
+	h.wg.Go(func() { h.keepConnected(conn) })
+	h.wg.Go(h.keepFilters)
 	return h, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -58,9 +59,6 @@ func (h *Host) start(ctx context.Context, c *libvirt.Connect, spec desktop.Spec)
 	if err := h.checkSpace(c, 0); err != nil {
 		return err
 	}
-	if err := h.ensureNetwork(c, spec.Network); err != nil {
-		return err
-	}
 	agent, err := h.ensureAgent(ctx, c)
 	if err != nil {
 		return err
@@ -71,11 +69,16 @@ func (h *Host) start(ctx context.Context, c *libvirt.Connect, spec desktop.Spec)
 	if err == nil {
 		acceleration, dbusDisplay, err = h.abilities(c)
 	}
+	var address netip.Addr
+	if err == nil {
+		address, err = h.ensureAddress(c, spec)
+	}
 	if err == nil {
 		err = h.launch(ctx, c, definition{
 			spec:         spec,
 			domain:       h.opts.domainName(spec.ID),
 			network:      h.opts.networkName(spec.Network),
+			address:      address.String(),
 			pool:         h.opts.Pool.Name,
 			agent:        agent,
 			overlay:      overlayVolume(spec.ID),
@@ -88,7 +91,7 @@ func (h *Host) start(ctx context.Context, c *libvirt.Connect, spec desktop.Spec)
 	}
 	if err != nil && made {
 		// Nothing has ever run on this disk: leave no trace of the attempt.
-		err = errors.Join(err, h.undefine(c, spec.ID), h.deleteVolume(c, overlayVolume(spec.ID)))
+		err = errors.Join(err, h.undefine(c, spec.ID), h.releaseAddress(c, spec.ID), h.deleteVolume(c, overlayVolume(spec.ID)))
 	}
 	return err
 }
@@ -394,6 +397,9 @@ func (h *Host) Remove(ctx context.Context, id string) error {
 			return struct{}{}, err
 		}
 		h.forget(id)
+		if err := h.releaseAddress(c, id); err != nil {
+			return struct{}{}, err
+		}
 		return struct{}{}, h.deleteVolume(c, overlayVolume(id))
 	})
 	return err

@@ -27,8 +27,13 @@ func checkID(id string) error {
 }
 
 // machineUUID is a UUID of version 8 (RFC 9562): 122 bits of a hash of the id.
-func machineUUID(id string) [16]byte {
-	sum := sha256.Sum256([]byte("bureau desktop uuid\x00" + id))
+func machineUUID(id string) [16]byte { return hashUUID("bureau desktop uuid\x00" + id) }
+
+// filterUUID makes the definition of a filter replace the one of that name.
+func filterUUID(name string) [16]byte { return hashUUID("bureau filter uuid\x00" + name) }
+
+func hashUUID(text string) [16]byte {
+	sum := sha256.Sum256([]byte(text))
 	u := [16]byte(sum[:16])
 	u[6] = u[6]&0x0f | 0x80
 	u[8] = u[8]&0x3f | 0x80

@@ -19,16 +19,16 @@ import (
 )
 
 // Two networks serve all desktops of a host: nat, which leads out, and isolated, which leads
-// nowhere. Each is a bridge with libvirt's dnsmasq. Whatever subnet the host itself uses or routes
-// is left alone, or desktops would cut it off.
+// nowhere. Each is a bridge with libvirt's dnsmasq, which gives every desktop an address of its own
+// (address.go), and a filter for what desktops send (filter.go). Whatever subnet the host itself uses
+// or routes is left alone, or desktops would cut it off.
 
-// ensureNetwork makes a network be there and active.
-func (h *Host) ensureNetwork(c *libvirt.Connect, network string) error {
+// withNetwork calls fn with a network that is there and active, and with its definition. The caller
+// holds h.networks.
+func (h *Host) withNetwork(c *libvirt.Connect, network string, fn func(*libvirt.Network, libvirtxml.Network, netip.Prefix) error) error {
 	if network != desktop.NetworkNAT && network != desktop.NetworkIsolated {
 		return desktop.Errorf(desktop.Invalid, "there is no network %q; it is nat or isolated", network)
 	}
-	h.networks.Lock()
-	defer h.networks.Unlock()
 	name := h.opts.networkName(network)
 	n, err := c.LookupNetworkByName(name)
 	if isCode(err, libvirt.ERR_NO_NETWORK) {
@@ -38,6 +38,19 @@ func (h *Host) ensureNetwork(c *libvirt.Connect, network string) error {
 		return fmt.Errorf("find network %s: %w", name, err)
 	}
 	defer func() { n.Free() }()
+	if err := h.activate(c, network, &n); err != nil {
+		return err
+	}
+	definition, subnet, err := readNetwork(n)
+	if err != nil {
+		return err
+	}
+	return fn(n, definition, subnet)
+}
+
+// activate starts a network that is off. It may have to be replaced for that.
+func (h *Host) activate(c *libvirt.Connect, network string, at **libvirt.Network) error {
+	n, name := *at, h.opts.networkName(network)
 	active, err := n.IsActive()
 	if err != nil {
 		return fmt.Errorf("look at network %s: %w", name, err)
@@ -57,11 +70,12 @@ func (h *Host) ensureNetwork(c *libvirt.Connect, network string) error {
 			if err := n.Undefine(); err != nil {
 				return fmt.Errorf("redefine network %s: %w", name, err)
 			}
-			n.Free()
-			if n, err = h.defineNetwork(c, network); err != nil {
-				n = &libvirt.Network{}
-				return fmt.Errorf("redefine network %s: %w", name, err)
+			replacement, defineErr := h.defineNetwork(c, network)
+			if defineErr != nil {
+				return fmt.Errorf("redefine network %s: %w", name, defineErr)
 			}
+			n.Free()
+			n, *at = replacement, replacement
 			err = n.Create()
 		}
 	}
@@ -92,18 +106,14 @@ func (h *Host) defineNetwork(c *libvirt.Connect, network string) (*libvirt.Netwo
 	return c.NetworkDefineXML(document)
 }
 
+// networkXML defines a network. It has no range of addresses for whoever asks: each desktop's is
+// reserved when it starts. The bridge speaks no spanning tree, which its filters would not see.
 func networkXML(name, bridge, network string, subnet netip.Prefix) (string, error) {
-	first, last := hostRange(subnet)
+	first, _ := hostRange(subnet)
 	definition := libvirtxml.Network{
 		Name:   name,
-		Bridge: &libvirtxml.NetworkBridge{Name: bridge, STP: "on", Delay: "0"},
-		IPs: []libvirtxml.NetworkIP{{
-			Address: first.String(),
-			Prefix:  uint(subnet.Bits()),
-			DHCP: &libvirtxml.NetworkDHCP{Ranges: []libvirtxml.NetworkDHCPRange{{
-				Start: first.Next().String(), End: last.String(),
-			}}},
-		}},
+		Bridge: &libvirtxml.NetworkBridge{Name: bridge, STP: "off", Delay: "0"},
+		IPs:    []libvirtxml.NetworkIP{{Address: first.String(), Prefix: uint(subnet.Bits())}},
 	}
 	switch network {
 	case desktop.NetworkNAT:
@@ -119,10 +129,12 @@ func networkXML(name, bridge, network string, subnet netip.Prefix) (string, erro
 
 // hostRange is the first and the last address of a subnet that a machine may have.
 func hostRange(subnet netip.Prefix) (first, last netip.Addr) {
-	base := binary.BigEndian.Uint32(subnet.Masked().Addr().AsSlice())
+	base := number(subnet.Masked().Addr())
 	size := uint32(1) << (32 - subnet.Bits())
 	return v4(base + 1), v4(base + size - 2)
 }
+
+func number(address netip.Addr) uint32 { return binary.BigEndian.Uint32(address.AsSlice()) }
 
 func v4(n uint32) netip.Addr {
 	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, n)))
@@ -175,19 +187,26 @@ func takenSubnets(c *libvirt.Connect) ([]netip.Prefix, error) {
 		return nil, fmt.Errorf("list the host's routes: %w", err)
 	}
 	taken = append(taken, parseRoutes(string(routes))...)
+	guests, err := guestSubnets(c)
+	return append(taken, guests...), err
+}
+
+// guestSubnets are those of every libvirt network, whoever made it.
+func guestSubnets(c *libvirt.Connect) ([]netip.Prefix, error) {
 	networks, err := c.ListAllNetworks(0)
 	if err != nil {
 		return nil, fmt.Errorf("list libvirt's networks: %w", err)
 	}
+	var subnets []netip.Prefix
 	for i := range networks {
 		document, err := networks[i].GetXMLDesc(0)
 		networks[i].Free()
 		if err != nil {
 			continue // removed meanwhile
 		}
-		taken = append(taken, networkSubnets(document)...)
+		subnets = append(subnets, networkSubnets(document)...)
 	}
-	return taken, nil
+	return subnets, nil
 }
 
 // parseRoutes reads the format of /proc/net/route, leaving out the default route.
@@ -212,6 +231,23 @@ func parseRoutes(table string) []netip.Prefix {
 		routes = append(routes, netip.PrefixFrom(v4(binary.LittleEndian.Uint32(destination)), length).Masked())
 	}
 	return routes
+}
+
+// readNetwork reads what libvirt says of one of our networks.
+func readNetwork(n *libvirt.Network) (libvirtxml.Network, netip.Prefix, error) {
+	var definition libvirtxml.Network
+	document, err := n.GetXMLDesc(0)
+	if err != nil {
+		return definition, netip.Prefix{}, fmt.Errorf("read a network's definition: %w", err)
+	}
+	if err := definition.Unmarshal(document); err != nil {
+		return definition, netip.Prefix{}, fmt.Errorf("decode a network's definition: %w", err)
+	}
+	subnets := networkSubnets(document)
+	if len(subnets) == 0 {
+		return definition, netip.Prefix{}, fmt.Errorf("network %s has no IPv4 subnet", definition.Name)
+	}
+	return definition, subnets[0], nil
 }
 
 // networkSubnets are the IPv4 subnets of a libvirt network.

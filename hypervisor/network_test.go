@@ -57,7 +57,7 @@ func TestNetworkXML(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`<forward mode="nat">`, `address="10.213.4.1"`, `prefix="22"`, `start="10.213.4.2" end="10.213.7.254"`} {
+	for _, want := range []string{`<forward mode="nat">`, `address="10.213.4.1"`, `prefix="22"`, `stp="off"`} {
 		if !strings.Contains(nat, want) {
 			t.Errorf("%s is not in %s", want, nat)
 		}
@@ -66,6 +66,9 @@ func TestNetworkXML(t *testing.T) {
 		t.Errorf("isolated is %s", isolated)
 	}
 	for _, document := range []string{nat, isolated} {
+		if strings.Contains(document, "<range") {
+			t.Errorf("it gives addresses to whoever asks: %s", document)
+		}
 		if got := networkSubnets(document); !slices.Equal(got, []netip.Prefix{subnet}) {
 			t.Errorf("subnets are %v", got)
 		}
@@ -86,7 +89,7 @@ func TestNetworks(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, network := range []string{desktop.NetworkNAT, desktop.NetworkIsolated, desktop.NetworkNAT} {
-		if err := h.ensureNetwork(c, network); err != nil {
+		if _, err := h.ensureAddress(c, desktop.Spec{ID: "one", Network: network}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -106,7 +109,7 @@ func TestNetworks(t *testing.T) {
 		if err := n.Destroy(); err != nil {
 			t.Fatal(err)
 		}
-		if err := h.ensureNetwork(c, network); err != nil {
+		if _, err := h.ensureAddress(c, desktop.Spec{ID: "two", Network: network}); err != nil {
 			t.Error("start again:", err)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // Purge removes everything that carries this host's prefix: machines with their disks, images,
-// agents, the pool and the networks. A volume in the pool that is not bureau's is kept, and the
+// agents, the pool and the networks with their filters. A volume in the pool that is not bureau's is kept, and the
 // pool with it; that is Conflict. The Host is of no use afterwards.
 func (h *Host) Purge(ctx context.Context) error {
 	_, err := run(ctx, h, startTime, "remove everything", func(ctx context.Context, c *libvirt.Connect) (struct{}, error) {
@@ -67,7 +67,7 @@ func (h *Host) purgeNetwork(c *libvirt.Connect, network string) error {
 	defer h.networks.Unlock()
 	n, err := c.LookupNetworkByName(h.opts.networkName(network))
 	if isCode(err, libvirt.ERR_NO_NETWORK) {
-		return nil
+		return h.purgeFilter(c, network)
 	}
 	if err != nil {
 		return err
@@ -79,5 +79,5 @@ func (h *Host) purgeNetwork(c *libvirt.Connect, network string) error {
 	if err := n.Undefine(); err != nil {
 		return fmt.Errorf("forget network %s: %w", h.opts.networkName(network), err)
 	}
-	return nil
+	return h.purgeFilter(c, network)
 }

@@ -1,5 +1,5 @@
 // Command probe is the end-to-end tests' eye in the guest: a small X client that tells what the
-// display, the pointer and the keyboard really did. It shares no code with bureau, so that what it
+// display, the pointer and the keyboard really did, and what of the network can be reached. It shares no code with bureau, so that what it
 // sees is independent of what it checks.
 //
 // The tests build it without cgo, so that it runs in any guest, and put it there themselves.
@@ -28,6 +28,10 @@ var commands = map[string]func(args []string) error{
 	"web":     web,     // a page that says what was typed into it
 	"counter": counter, // a number that a click makes larger
 	"search":  search,  // where secrets are in files, processes and memory
+	"reach":   reach,   // which destinations of the network answer
+	"listen":  listen,  // a port that tells who came
+	"send":    send,    // frames as they are given, true or not
+	"sniff":   sniff,   // the frames that come in
 }
 
 func main() {

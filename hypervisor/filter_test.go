@@ -1,0 +1,294 @@
+package hypervisor
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+
+	"bureau/desktop"
+)
+
+func prefixes(list ...string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, text := range list {
+		all = append(all, netip.MustParsePrefix(text))
+	}
+	return all
+}
+
+func TestFilterXML(t *testing.T) {
+	hosts := prefixes("192.0.2.2/32", "192.0.2.255/32", "127.0.0.0/8", "192.168.200.1/32", "203.0.113.7/32", "192.0.2.2/32")
+	for _, network := range []string{desktop.NetworkNAT, desktop.NetworkIsolated} {
+		t.Run(network, func(t *testing.T) {
+			document, err := filterXML("x-"+network, network, netip.MustParsePrefix("192.168.200.0/24"), hosts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden := filepath.Join("testdata", "filter-"+network+".xml")
+			if *update {
+				if err := os.WriteFile(golden, []byte(document+"\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if document != strings.TrimSuffix(string(want), "\n") {
+				t.Errorf("the filter is\n%s\nwant\n%s", document, want)
+			}
+		})
+	}
+}
+
+func TestClosedTo(t *testing.T) {
+	subnet := netip.MustParsePrefix("192.168.200.0/24")
+	always := prefixes("192.168.200.0/24", "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
+	for _, test := range []struct {
+		name  string
+		hosts []netip.Prefix
+		want  []netip.Prefix
+	}{
+		{"nothing", nil, nil},
+		{"what is closed anyway", prefixes("127.0.0.1/32", "192.168.200.1/32", "169.254.1.1/32", "255.255.255.255/32"), nil},
+		{"in order and once", prefixes("203.0.113.7/32", "192.0.2.2/32", "203.0.113.7/32"), prefixes("192.0.2.2/32", "203.0.113.7/32")},
+		{"one within another", prefixes("10.1.2.3/32", "10.0.0.0/8"), prefixes("10.0.0.0/8")},
+		{"wider than the subnet", prefixes("192.168.0.0/16"), prefixes("192.168.0.0/16")},
+	} {
+		if got, want := closedTo(subnet, test.hosts), append(slices.Clone(always), test.want...); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", test.name, got, want)
+		}
+	}
+}
+
+// What the kernel says is the host's own has at least the addresses of its interfaces.
+func TestOwnAddresses(t *testing.T) {
+	own, err := ownAddresses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addresses {
+		address := netip.MustParsePrefix(a.String()).Addr()
+		if address.Is4() && !slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Contains(address) }) {
+			t.Errorf("%s is not among %v", address, own)
+		}
+	}
+	if slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Contains(netip.MustParseAddr("198.51.100.1")) }) {
+		t.Errorf("%v has an address that nobody has", own)
+	}
+}
+
+func TestPickAddress(t *testing.T) {
+	subnet := netip.MustParsePrefix("10.0.0.0/29")
+	taken := map[netip.Addr]bool{}
+	for range 5 { // .2 to .6: the first is the gateway's, the last the broadcast
+		address, ok := pickAddress(subnet, taken, "52:54:00:01:02:03")
+		if !ok || taken[address] || !subnet.Contains(address) || address.As4()[3] < 2 || address.As4()[3] > 6 {
+			t.Fatalf("%s (%v) is picked beside %v", address, ok, taken)
+		}
+		taken[address] = true
+	}
+	if address, ok := pickAddress(subnet, taken, "52:54:00:01:02:03"); ok {
+		t.Errorf("%s is picked where none is free", address)
+	}
+	one, _ := pickAddress(subnet, nil, "52:54:00:01:02:03")
+	if again, _ := pickAddress(subnet, nil, "52:54:00:01:02:03"); again != one {
+		t.Errorf("%s, then %s", one, again)
+	}
+}
+
+// networkNow reads one of the host's networks.
+func networkNow(t *testing.T, h *Host, c *libvirt.Connect, network string, flags libvirt.NetworkXMLFlags) libvirtxml.Network {
+	t.Helper()
+	n, err := c.LookupNetworkByName(h.opts.networkName(network))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Free()
+	document, err := n.GetXMLDesc(flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var definition libvirtxml.Network
+	if err := definition.Unmarshal(document); err != nil {
+		t.Fatal(err)
+	}
+	return definition
+}
+
+func reserved(n libvirtxml.Network) map[string]string {
+	found := map[string]string{}
+	for _, ip := range n.IPs {
+		if ip.DHCP != nil {
+			for _, host := range ip.DHCP.Hosts {
+				found[host.MAC] = host.IP
+			}
+		}
+	}
+	return found
+}
+
+// A desktop keeps its address until it is removed, and nobody else is given it.
+func TestAddresses(t *testing.T) {
+	h := openTest(t, testOptions(t))
+	c, giveBack := borrow(t, h)
+	defer giveBack()
+	spec := func(id string) desktop.Spec { return desktop.Spec{ID: id, Network: desktop.NetworkIsolated} }
+	seen := map[netip.Addr]string{}
+	for _, id := range []string{"one", "two", "three", "one"} {
+		address, err := h.ensureAddress(c, spec(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, taken := seen[address]; taken && other != id {
+			t.Errorf("%s has the address of %s", id, other)
+		}
+		seen[address] = id
+	}
+	if len(seen) != 3 {
+		t.Errorf("three desktops have %v", seen)
+	}
+	for _, flags := range []libvirt.NetworkXMLFlags{0, libvirt.NETWORK_XML_INACTIVE} {
+		if now := reserved(networkNow(t, h, c, desktop.NetworkIsolated, flags)); len(now) != 3 {
+			t.Errorf("reserved are %v", now)
+		}
+	}
+	for _, id := range []string{"two", "two", "never"} {
+		if err := h.releaseAddress(c, id); err != nil {
+			t.Error(err)
+		}
+	}
+	if now := reserved(networkNow(t, h, c, desktop.NetworkIsolated, 0)); len(now) != 2 || now[machineMAC("two")] != "" {
+		t.Errorf("reserved are %v", now)
+	}
+}
+
+// A network that gives addresses to whoever asks, as former versions made them, no longer does.
+func TestFormerNetwork(t *testing.T) {
+	h := openTest(t, testOptions(t))
+	c, giveBack := borrow(t, h)
+	defer giveBack()
+	if _, err := h.ensureAddress(c, desktop.Spec{ID: "one", Network: desktop.NetworkIsolated}); err != nil {
+		t.Fatal(err)
+	}
+	definition := networkNow(t, h, c, desktop.NetworkIsolated, 0)
+	n, err := c.LookupNetworkByName(definition.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Free()
+	if err := n.Destroy(); err != nil {
+		t.Fatal(err)
+	}
+	subnet := networkSubnets(must(definition.Marshal()))[0]
+	first, last := hostRange(subnet)
+	definition.IPs[0].DHCP = &libvirtxml.NetworkDHCP{Ranges: []libvirtxml.NetworkDHCPRange{{Start: first.Next().String(), End: last.String()}}}
+	former, err := c.NetworkDefineXML(must(definition.Marshal()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer former.Free()
+	address, err := h.ensureAddress(c, desktop.Spec{ID: "two", Network: desktop.NetworkIsolated})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, flags := range []libvirt.NetworkXMLFlags{0, libvirt.NETWORK_XML_INACTIVE} {
+		now := networkNow(t, h, c, desktop.NetworkIsolated, flags)
+		if ranges := now.IPs[0].DHCP.Ranges; len(ranges) != 0 {
+			t.Errorf("it still has %v", ranges)
+		}
+		if got := reserved(now)[machineMAC("two")]; got != address.String() {
+			t.Errorf("reserved is %q, not %s", got, address)
+		}
+	}
+}
+
+func must(document string, err error) string {
+	if err != nil {
+		panic(err)
+	}
+	return document
+}
+
+// A machine that runs is filtered by the kernel, also at an address that the host gets later.
+func TestFilterOfRunningMachine(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to ask the kernel for its filters and to give the host an address")
+	}
+	h := openTest(t, testOptions(t))
+	ctx := testContext(t)
+	spec := testSpec(importEmpty(t, h, "empty"))
+	if err := h.Start(ctx, spec); err != nil {
+		t.Fatal("start:", err)
+	}
+	var tap, address string
+	domain(t, h, spec.ID, func(d *libvirt.Domain) error {
+		document, err := d.GetXMLDesc(0)
+		if err != nil {
+			return err
+		}
+		var now libvirtxml.Domain
+		if err := now.Unmarshal(document); err != nil {
+			return err
+		}
+		tap, address = now.Devices.Interfaces[0].Target.Dev, now.Devices.Interfaces[0].FilterRef.Parameters[0].Value
+		return nil
+	})
+	// ebtables fails now and then when others change its tables as it reads them.
+	var now string
+	rules := func(done func() bool) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			output, err := exec.CommandContext(ctx, "ebtables", "-t", "nat", "-L", "libvirt-I-"+tap).CombinedOutput()
+			if now = string(output); err == nil && done() {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("ebtables: %v: %s", err, output)
+			}
+		}
+	}
+	rules(func() bool { return true })
+	lines := strings.Split(strings.TrimSpace(now), "\n")
+	if first := "-s ! " + machineMAC(spec.ID) + " -j DROP"; !strings.Contains(now, first) {
+		t.Errorf("%q is not in\n%s", first, now)
+	}
+	if want := "-p IPv4 --ip-src " + address + " -j ACCEPT"; strings.TrimSpace(lines[len(lines)-2]) != want {
+		t.Errorf("the rule before the last is not %q in\n%s", want, now)
+	}
+	if last := strings.TrimSpace(lines[len(lines)-1]); last != "-j DROP" {
+		t.Errorf("the last rule is %q in\n%s", last, now)
+	}
+
+	const late = "198.51.100.77"
+	rule := "--ip-dst " + late + " -j DROP"
+	if strings.Contains(now, rule) {
+		t.Fatalf("the host has %s already", late)
+	}
+	if output, err := exec.CommandContext(ctx, "ip", "addr", "add", late+"/32", "dev", "lo").CombinedOutput(); err != nil {
+		t.Fatalf("ip addr: %v: %s", err, output)
+	}
+	defer exec.Command("ip", "addr", "del", late+"/32", "dev", "lo").Run()
+	rules(func() bool { return strings.Contains(now, rule) })
+	if err := h.Remove(ctx, spec.ID); err != nil {
+		t.Fatal("remove:", err)
+	}
+	c, giveBack := borrow(t, h)
+	defer giveBack()
+	if left := reserved(networkNow(t, h, c, desktop.NetworkNAT, 0)); len(left) != 0 {
+		t.Errorf("reserved are still %v", left)
+	}
+}
