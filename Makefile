@@ -1,7 +1,7 @@
 # bureau: make help shows what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean demo-chat build install test check unit image
+.PHONY: help up down clean demo-chat build install test check unit soak image
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 TAGS := libvirt_dlopen
@@ -35,6 +35,10 @@ check: ## Only what is quick: format, vet, staticcheck
 
 unit: ## Only the tests that boot no guest
 	@go test -tags $(TAGS) $$(go list -tags $(TAGS) ./... | grep -v /e2e)
+
+soak: build ## Kill serve, libvirtd and QEMU at random, 200 times, and look what is left (SEED=… for the same plan)
+	@go build -trimpath -buildvcs=false -o dist/soak ./soak
+	@$(SUDO) dist/soak --bureau ./bureau $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 image: build ## Build and import the default image
 	@$(SUDO) ./bureau image build --import

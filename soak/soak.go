@@ -413,8 +413,8 @@ func (s *soaker) create(ctx context.Context, o op, name string, began time.Time)
 		if last || !s.client.idempotent {
 			s.ledger.create(made, a.outcome, d.ID)
 		}
-		if last || o.Lost && !s.client.idempotent {
-			return // what the lost one has made is found later
+		if last {
+			return // what those made that were not answered is found later
 		}
 	}
 }
