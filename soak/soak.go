@@ -183,9 +183,11 @@ func (s *soaker) awaitReady(ctx context.Context) error {
 
 const (
 	// recovery is how long serve and libvirtd may take until they answer again.
-	recovery = time.Minute
-	// settling is how long things may take until nothing contradicts anything.
+	recovery = 3 * time.Minute
+	// settling is how long things may take until nothing contradicts anything, on a machine on which
+	// the checker can look often meanwhile; on a slower one it is more.
 	settling = time.Minute
+	looks    = 100
 )
 
 // permanent ends an until at once.
@@ -436,7 +438,7 @@ func (s *soaker) settle(ctx context.Context) error {
 	var findings []check.Finding
 	var reading error
 	again := map[string]int{} // how often in a row each finding was found
-	for sound := 0; ; {
+	for sound, readings := 0, 0; ; readings++ {
 		if crashes := s.serve.trouble(); len(crashes) > 0 {
 			return errors.New(strings.Join(crashes, "; "))
 		}
@@ -468,7 +470,7 @@ func (s *soaker) settle(ctx context.Context) error {
 			}
 			again = seen
 		}
-		if time.Since(began) > settling || ctx.Err() != nil {
+		if time.Since(began) > settling && readings > looks || ctx.Err() != nil {
 			if reading != nil {
 				return fmt.Errorf("what there is cannot be read: %w", reading)
 			}
@@ -491,6 +493,9 @@ func (s *soaker) fault() string {
 func untrue(findings []check.Finding, w check.World, since time.Time) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "after %s of settling:\n", time.Since(since).Round(time.Second/10))
+	if len(findings) == 0 {
+		fmt.Fprintln(&b, "  the time for all of it was over before it was sound twice in a row")
+	}
 	for _, f := range findings {
 		fmt.Fprintf(&b, "  BROKEN %s\n", f)
 	}

@@ -40,7 +40,7 @@ func TestSoak(t *testing.T) {
 		keep = filepath.Join(os.TempDir(), prefix+"-failure")
 	}
 	err = enter(t.Context(), options{
-		Seed: 4, Kills: 8, Limit: 5 * time.Minute, Slots: 3, Clients: 3, Verbose: true,
+		Seed: 4, Kills: 6, Limit: 15 * time.Minute, Slots: 3, Clients: 3, Verbose: true,
 		Bureau: program, Env: []string{roleEnv + "=" + roleBureau}, Keep: keep,
 	}, t.Output(), t.Output())
 	if err != nil {

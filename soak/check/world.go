@@ -113,4 +113,4 @@ func (w World) Describe() string {
 }
 
 // patience bounds one reading of the world.
-const patience = 20 * time.Second
+const patience = 2 * time.Minute
