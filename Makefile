@@ -36,7 +36,7 @@ check: ## Only what is quick: format, vet, staticcheck
 unit: ## Only the tests that boot no guest
 	@go test -tags $(TAGS) $$(go list -tags $(TAGS) ./... | grep -v /e2e)
 
-soak: build ## Kill serve, libvirtd and QEMU at random, 200 times, and look what is left (SEED=… for the same plan)
+soak: build ## Kill serve, libvirtd and QEMU at random, 300 times, and look what is left (SEED=… for the same plan)
 	@go build -trimpath -buildvcs=false -o dist/soak ./soak
 	@$(SUDO) dist/soak --bureau ./bureau $(if $(SEED),--seed $(SEED)) $(ARGS)
 

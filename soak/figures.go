@@ -71,7 +71,8 @@ func (f *figures) lastSettling() time.Duration {
 func (f *figures) print(w io.Writer, took time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	fmt.Fprintf(w, "\nkills        serve %d, libvirtd %d, qemu %d\n", f.kills[killServe], f.kills[killLibvirt], f.kills[killQEMU])
+	fmt.Fprintf(w, "\nkills        serve %d, libvirtd %d, qemu %d, all at once %d\n",
+		f.kills[killServe], f.kills[killLibvirt], f.kills[killQEMU], f.kills[killHost])
 	fmt.Fprintf(w, "%-12s %8s %8s %8s %8s\n", "operation", done, refused, unknown, skipped)
 	total := map[outcome]int{}
 	outcomes := []outcome{done, refused, unknown, skipped}

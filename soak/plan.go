@@ -28,6 +28,8 @@ const (
 	killServe   killKind = "serve"
 	killLibvirt killKind = "libvirtd"
 	killQEMU    killKind = "qemu"
+	// killHost is the end of everything at once, as when the host loses its power.
+	killHost killKind = "host"
 )
 
 // op is one operation of a client. Slots are places for desktops: what is done to "slot 3" is done
@@ -109,6 +111,20 @@ func (p *planner) upTo(limit time.Duration) time.Duration {
 	return time.Duration(p.random.Int64N(int64(limit))).Truncate(time.Millisecond)
 }
 
+// moment is when a kill comes: at any time of the round, or just after an operation has begun, when it
+// is in the middle of what it does.
+func (p *planner) moment(r round) time.Duration {
+	if p.random.IntN(2) == 0 {
+		return p.upTo(killMost)
+	}
+	at := p.upTo(strikeMost)
+	ops := r.Clients[p.random.IntN(len(r.Clients))]
+	for _, o := range ops[:1+p.random.IntN(len(ops))] {
+		at += o.Wait
+	}
+	return at
+}
+
 // weighted picks by weight.
 func weighted[T any](random *rand.Rand, choices []choice[T]) T {
 	total := 0
@@ -133,13 +149,14 @@ var opWeights = []choice[opKind]{
 	{opStart, 24}, {opStop, 22}, {opRestart, 16}, {opDestroy, 14}, {opPatch, 10}, {opPowerOff, 8}, {opGet, 6},
 }
 
-var killWeights = []choice[killKind]{{killServe, 40}, {killLibvirt, 30}, {killQEMU, 30}}
+var killWeights = []choice[killKind]{{killServe, 38}, {killLibvirt, 30}, {killQEMU, 26}, {killHost, 6}}
 
 // Most kills fall into the time in which operations are under way; a round is not much longer.
 const (
-	waitMost = 900 * time.Millisecond
-	killMost = 2500 * time.Millisecond
-	downMost = 800 * time.Millisecond
+	waitMost   = 900 * time.Millisecond
+	killMost   = 2500 * time.Millisecond
+	strikeMost = 300 * time.Millisecond
+	downMost   = 800 * time.Millisecond
 )
 
 // next is the round that follows.
@@ -187,7 +204,7 @@ func (p *planner) next() round {
 	for range weighted(p.random, []choice[int]{{1, 50}, {2, 30}, {3, 20}}) {
 		r.Kills = append(r.Kills, kill{
 			Kind: weighted(p.random, killWeights),
-			At:   p.upTo(killMost),
+			At:   p.moment(r),
 			Down: p.upTo(downMost),
 			Pick: p.random.IntN(1000),
 		})

@@ -21,6 +21,7 @@ type daemon struct {
 	mu      sync.Mutex
 	process *os.Process   // nil while it is down
 	down    time.Duration // before the next start, of a kill
+	while   func()        // what is done before that
 	crashes []string
 	starts  int
 }
@@ -69,8 +70,8 @@ func (d *daemon) supervise() {
 		d.mu.Unlock()
 		state, err := process.Wait()
 		d.mu.Lock()
-		wait := d.down
-		d.process, d.down = nil, alone
+		wait, while := d.down, d.while
+		d.process, d.down, d.while = nil, alone, nil
 		if wait == alone {
 			wait = pause
 			switch {
@@ -81,6 +82,9 @@ func (d *daemon) supervise() {
 			}
 		}
 		d.mu.Unlock()
+		if while != nil {
+			while()
+		}
 		time.Sleep(wait)
 		if err := d.begin(); err != nil {
 			d.mu.Lock()
@@ -91,15 +95,15 @@ func (d *daemon) supervise() {
 	}
 }
 
-// kill kills the process, which is started again after down. It reports false when there was none
-// to be killed.
-func (d *daemon) kill(down time.Duration) bool {
+// kill kills the process, which is started again after down; while, when not nil, is called before
+// that. It reports false when there was no process to be killed.
+func (d *daemon) kill(down time.Duration, while func()) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.process == nil || d.down != alone || d.process.Signal(syscall.SIGKILL) != nil {
 		return false
 	}
-	d.down = down
+	d.down, d.while = down, while
 	return true
 }
 

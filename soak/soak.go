@@ -209,7 +209,7 @@ func until(ctx context.Context, limit time.Duration, try func() error) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("not within %s: %w", limit, err)
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
@@ -282,9 +282,12 @@ func (s *soaker) strike(k kill, began time.Time) {
 	what, struck := string(k.Kind), false
 	switch k.Kind {
 	case killServe:
-		struck = s.serve.kill(k.Down)
+		struck = s.serve.kill(k.Down, nil)
 	case killLibvirt:
-		struck = s.libvirt.kill(k.Down)
+		struck = s.libvirt.kill(k.Down, nil)
+	case killHost:
+		struck = s.libvirt.kill(k.Down, loseHost)
+		s.serve.kill(k.Down, nil)
 	case killQEMU:
 		machines, err := check.Machines(prefix + "-")
 		if err == nil && len(machines) > 0 {
@@ -431,12 +434,16 @@ func (s *soaker) ask(ctx context.Context, lost bool, body map[string]any, header
 	return s.call(ctx, http.MethodPost, "/v1/desktops", body, header...)
 }
 
+// slow is from when on a settling is told of.
+const slow = 5 * time.Second
+
 // settle waits until nothing contradicts anything, and fails when that does not come about.
 func (s *soaker) settle(ctx context.Context) error {
 	began := time.Now()
 	var last check.World
 	var findings []check.Finding
 	var reading error
+	former := "nothing"
 	again := map[string]int{} // how often in a row each finding was found
 	for sound, readings := 0, 0; ; readings++ {
 		if crashes := s.serve.trouble(); len(crashes) > 0 {
@@ -456,10 +463,13 @@ func (s *soaker) settle(ctx context.Context) error {
 					s.judge.Remember(w)
 					s.ledger.settled(w)
 					s.figures.settle(time.Since(began))
+					if took := time.Since(began); took > slow {
+						fmt.Printf("soak: %d readings in %s; before the last two:\n  %s\n", readings, took.Round(time.Second/10), former)
+					}
 					return nil
 				}
 			} else {
-				sound = 0
+				sound, former = 0, findings[0].String()
 			}
 			seen := map[string]int{}
 			for _, f := range findings {

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -223,6 +225,31 @@ func unprivileged() (*syscall.Credential, error) {
 		ids[i] = uint32(n)
 	}
 	return &syscall.Credential{Uid: ids[0], Gid: ids[1], Groups: ids[2:]}, nil
+}
+
+// loseHost is the rest of what a host loses with its power: the guests, the networks' servers and
+// bridges, and all that was in /run. libvirtd and serve are dead already.
+func loseHost() {
+	folders, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, folder := range folders {
+		program, err := os.Readlink(folder)
+		if err != nil {
+			continue
+		}
+		name := filepath.Base(program)
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(folder)))
+		if name == "dnsmasq" || strings.HasPrefix(name, "qemu-") {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	links, _ := net.Interfaces()
+	for _, link := range links {
+		if link.Name != "lo" {
+			exec.Command("ip", "link", "delete", link.Name).Run()
+		}
+	}
+	exec.Command("nft", "flush", "ruleset").Run()
+	os.RemoveAll("/run/libvirt")
 }
 
 // reign starts the one that soaks and then does what the first process has to: it takes the exit
