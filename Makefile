@@ -1,7 +1,7 @@
 # bureau: make help shows what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean demo-chat build install test check unit fuzz image
+.PHONY: help up down clean demo-chat build install test check unit fuzz soak image
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 TAGS := libvirt_dlopen
@@ -38,6 +38,10 @@ unit: ## Only the tests that boot no guest
 
 fuzz: ## Fuzz everything that strangers' bytes reach: an hour in all, or TIME=30s each
 	@packaging/host/fuzz $(TIME)
+
+soak: build ## Kill serve, libvirtd and QEMU at random, 300 times, and look what is left (SEED=… for the same plan)
+	@go build -trimpath -buildvcs=false -o dist/soak ./soak
+	@$(SUDO) dist/soak --bureau ./bureau $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 image: build ## Build and import the default image
 	@$(SUDO) ./bureau image build --import
