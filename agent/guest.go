@@ -141,7 +141,7 @@ func serve(ctx context.Context, port io.ReadWriteCloser, o Options) (err error) 
 	defer working.Wait()
 	working.Go(func() { g.screen.run(ctx) })
 	if o.Models != "" {
-		working.Go(func() { serveModels(ctx, o.Models, o.Uplink, log) })
+		working.Go(func() { serveModels(ctx, o.Models, o.Uplink, g.screen.models, log) })
 	}
 	defer cancel()
 

@@ -149,17 +149,23 @@ func (t *turn) runCommand(ctx context.Context) error {
 			return err
 		}
 	}
+	why := ""
 	switch {
 	case result.TimedOut:
 		return &ending{TimedOut, "the turn's time was up after " + t.prompt.Timeout.String()}
 	case follow.failure != "":
-		return &ending{Failed, "the desktop's agent failed: " + follow.failure}
+		why = "the desktop's agent failed: " + follow.failure
 	case result.ExitCode == 127:
-		return &ending{Failed, "the desktop's agent is not installed in it: " + lastWords(follow.stderr.String())}
+		why = "the desktop's agent is not installed in it: " + lastWords(follow.stderr.String())
 	case result.ExitCode != 0:
-		return &ending{Failed, fmt.Sprintf("the desktop's agent ended with exit code %d: %s", result.ExitCode, lastWords(follow.stderr.String()))}
+		why = fmt.Sprintf("the desktop's agent ended with exit code %d: %s", result.ExitCode, lastWords(follow.stderr.String()))
+	default:
+		return nil
 	}
-	return nil
+	if warning := t.desktop.Warning; warning != "" { // which may be the cause
+		why = strings.TrimSpace(why) + " (" + warning + ")"
+	}
+	return &ending{Failed, why}
 }
 
 func lastWords(text string) string {

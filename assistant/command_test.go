@@ -59,6 +59,12 @@ func TestCommand(t *testing.T) {
 		}
 	}
 
+	// What is known to be amiss in the desktop is told beside its agent's own words.
+	b.desk.set(func(d *desk) { d.desktop.Agent.Command, d.desktop.Warning = "exit 4", "The port is taken." })
+	if turn := b.wait(b.begin(assistant.Prompt{Message: "go"})); !strings.HasSuffix(turn.Error, " (The port is taken.)") {
+		t.Errorf("it fails with %q", turn.Error)
+	}
+
 	b.desk.set(func(d *desk) { d.desktop.Agent.Command = "echo on; sleep 1000" })
 	turn = b.begin(assistant.Prompt{Message: "go"})
 	b.await(turn, assistant.EventText)
