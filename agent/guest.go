@@ -71,6 +71,9 @@ func Run(ctx context.Context, o Options) error {
 	unix.Umask(0o022)
 	// Commands inherit nothing that this process was given by mistake.
 	unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // a kernel before 5.11 lacks it
+	if err := dropStart(); err != nil && o.Log != nil {
+		o.Log.Debug("the pages of the start stay in memory", "error", err)
+	}
 	err := Serve(ctx, o)
 	if !errors.Is(err, ErrReplaced) {
 		return err

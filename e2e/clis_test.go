@@ -158,7 +158,12 @@ func withPrograms(t *testing.T, p programs, name string) {
 	if cache := os.Getenv("BUREAU_E2E_IMAGES"); cache != "" {
 		args = append(args, "--cache", cache)
 	}
-	base := decode[bootable](t, run(asRoot(t.Context(), args...)))
+	// The last of its news says where the files are.
+	news := strings.Split(strings.TrimSpace(string(run(asRoot(t.Context(), args...)))), "\n")
+	base := decode[struct{ Files bootable }](t, []byte(news[len(news)-1])).Files
+	if len(base.Digest) < 16 {
+		t.Fatalf("bureau image build says %q", news)
+	}
 	folder, err := cacheFolder()
 	if err != nil {
 		t.Fatal(err)
@@ -212,6 +217,9 @@ func (g *guest) lendTo(t *testing.T, c cli, steps ...modeltest.Step) (server *mo
 		defer cancel()
 		if _, err := g.output(ctx, "provider", "remove", "--desktop", g.id); err != nil {
 			t.Error(err)
+		}
+		if r, err := g.send(ctx, http.MethodPost, g.path("chat/cancel"), nil); err != nil || r.status != http.StatusOK && r.status != http.StatusConflict {
+			t.Errorf("ending a turn: %v %s", err, r)
 		}
 	})
 	return server, key
@@ -271,7 +279,7 @@ func TestOtherAgents(t *testing.T) {
 
 // carry measures how long a program takes into a desktop over the agent's link.
 func (g *guest) carry(t *testing.T) {
-	const piece, pieces = 4 << 20, 4
+	const piece, pieces = 1 << 20, 16 // as long as a request may be, and a few
 	data := bytes.Repeat([]byte("0123456789abcdef"), piece/16)
 	began := time.Now()
 	for range pieces {
@@ -299,7 +307,7 @@ func (g *guest) answeredBy(t *testing.T, c cli) {
 		modeltest.Step{Text: "I read it.", Calls: []modeltest.Call{c.shell("cat ~/poem.txt; ip -4 -o addr show scope global | wc -l")}},
 		modeltest.Step{Text: `The first line is: {{find "(A pointer[^\n]*)" .Result}}`, Expect: "and more"},
 		modeltest.Step{Text: long, PaceMs: 150, Expect: "Say it slowly"},
-		modeltest.Step{Text: "I wait.", Calls: []modeltest.Call{c.shell("sleep 7302")}},
+		modeltest.Step{Text: "I wait.", Calls: []modeltest.Call{c.shell("tail -f /dev/null")}},
 		modeltest.Step{Text: "never", Fail: &modeltest.Failure{Kind: modeltest.Silent, After: 1}},
 	)
 
@@ -339,7 +347,7 @@ func (g *guest) answeredBy(t *testing.T, c cli) {
 	waiting := g.begin(t, "Wait")
 	waiting.await(t, "tool.call")
 	eventually(t, patience, func() error {
-		if there, err := g.running(t.Context(), "sleep"); err != nil || !strings.Contains(there, "7302") {
+		if there, err := g.running(t.Context(), "tail"); err != nil || there == "" {
 			return fmt.Errorf("the command does not run: %v", err)
 		}
 		return nil
@@ -353,7 +361,7 @@ func (g *guest) answeredBy(t *testing.T, c cli) {
 	if ended := waiting.end(t); ended.StopReason != "cancelled" {
 		t.Errorf("the turn ended with %q", ended.StopReason)
 	}
-	g.ended(t, c.process, "sleep")
+	g.ended(t, c.process, "tail")
 
 	// So it does when its time is up.
 	r := g.call(t, http.MethodPost, g.path("chat"), map[string]any{"message": "Take your time", "timeoutMs": 20_000})

@@ -268,6 +268,7 @@ func TestSessionKnowsTheModels(t *testing.T) {
 			t.Errorf("the session lacks %s; it has\n%s", want, environ)
 		}
 	}
+	t.Logf("the agent's memory: %s", g.root(t, fmt.Sprintf("grep -E 'VmRSS|RssAnon|RssFile' /proc/%d/status; readlink /proc/%[1]d/exe", g.agentPID(t))))
 	t.Logf("the agent began, its files were written, the session began:\n%s", g.root(t,
 		"systemctl show -p ExecMainStartTimestampMonotonic bureau-agent.service; stat -c '%n %y' /etc/profile.d/bureau-models.sh; "+
 			"ps -o lstart= -p $(pgrep -o -x xfce4-session); ls -la --time-style=full-iso /etc/X11/Xsession.d/61bureau-models; journalctl -b -o short-precise | grep -E 'Bureau agent|Light Display|session opened for user agent' | head"))
