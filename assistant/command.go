@@ -425,6 +425,12 @@ func (f *follower) codex(line []byte) {
 			ExitCode *int   `json:"exit_code"`
 			Status   string `json:"status"`
 			Message  string `json:"message"`
+			Result   struct { // of an MCP server's tool
+				Content json.RawMessage `json:"content"`
+			} `json:"result"`
+			Error struct {
+				Message string `json:"message"`
+			} `json:"error"`
 		} `json:"item"`
 		Usage struct {
 			Input  int64 `json:"input_tokens"`
@@ -464,7 +470,13 @@ func (f *follower) codex(line []byte) {
 			}
 			f.begin(e.Item.ID, e.Item.Type, asJSON(whole.Item))
 			if e.Type == "item.completed" {
-				f.done(e.Item.ID, e.Item.Output, e.Item.Status == "failed" || e.Item.ExitCode != nil && *e.Item.ExitCode != 0)
+				text := e.Item.Output
+				for _, other := range []string{resultText(e.Item.Result.Content), e.Item.Error.Message} {
+					if text == "" {
+						text = other
+					}
+				}
+				f.done(e.Item.ID, text, e.Item.Status == "failed" || e.Item.ExitCode != nil && *e.Item.ExitCode != 0)
 			}
 		}
 	case "turn.completed":
