@@ -1,7 +1,7 @@
 # bureau: make help shows what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean demo-chat build install test check unit fuzz soak image
+.PHONY: help up down clean demo-chat build install test test-agents check unit fuzz soak image
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 TAGS := libvirt_dlopen
@@ -27,6 +27,9 @@ build: ## Compile ./bureau
 
 test: ## Run everything that has to hold, real guests included
 	@packaging/host/test
+
+test-agents: ## Test Claude Code and Codex, from npm, on a real guest; downloads 360 MB once
+	@packaging/host/test-agents
 
 check: ## Only what is quick: format, vet, staticcheck
 	@test -z "$$(find . -name '*.go' -exec gofmt -l {} + | tee /dev/stderr)"

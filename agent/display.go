@@ -186,7 +186,7 @@ func (s *screen) changeLocked(change func(*desktop.AgentStatus)) {
 	change(&s.status)
 	now := s.status
 	if was.Ready == now.Ready && was.Reason == now.Reason && was.Display == now.Display &&
-		slices.Equal(was.Addresses, now.Addresses) {
+		was.Models == now.Models && slices.Equal(was.Addresses, now.Addresses) {
 		return
 	}
 	close(s.changed)
@@ -198,6 +198,13 @@ func (s *screen) now() (desktop.AgentStatus, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.status, s.changed
+}
+
+// models tells why the host's models are not served, "" while they are.
+func (s *screen) models(why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changeLocked(func(status *desktop.AgentStatus) { status.Models = cleanLine(why, maxMessage) })
 }
 
 // display is the connected display, Unavailable when there is none.

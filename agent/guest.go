@@ -71,6 +71,9 @@ func Run(ctx context.Context, o Options) error {
 	unix.Umask(0o022)
 	// Commands inherit nothing that this process was given by mistake.
 	unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // a kernel before 5.11 lacks it
+	if err := dropStart(); err != nil && o.Log != nil {
+		o.Log.Debug("the pages of the start stay in memory", "error", err)
+	}
 	err := Serve(ctx, o)
 	if !errors.Is(err, ErrReplaced) {
 		return err
@@ -141,7 +144,7 @@ func serve(ctx context.Context, port io.ReadWriteCloser, o Options) (err error) 
 	defer working.Wait()
 	working.Go(func() { g.screen.run(ctx) })
 	if o.Models != "" {
-		working.Go(func() { serveModels(ctx, o.Models, o.Uplink, log) })
+		working.Go(func() { serveModels(ctx, o.Models, o.Uplink, g.screen.models, log) })
 	}
 	defer cancel()
 

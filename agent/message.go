@@ -247,6 +247,7 @@ func wholeRunes[T string | []byte](text T) int {
 // cleanStatus bounds a status.
 func cleanStatus(s desktop.AgentStatus) desktop.AgentStatus {
 	s.Reason = cleanLine(s.Reason, maxMessage)
+	s.Models = cleanLine(s.Models, maxMessage)
 	s.Version = cleanLine(s.Version, versionLength)
 	s.BootID = cleanLine(s.BootID, 64)
 	s.Display.Width = min(max(s.Display.Width, 0), maxDisplaySide)

@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The models that the host lends, as programs in the guest find them: an address on loopback whose
@@ -32,17 +34,19 @@ const (
 )
 
 // serveModels passes requests at the address on to the host until ctx ends. A busy port is tried
-// again and again.
-func serveModels(ctx context.Context, address string, up http.RoundTripper, log *slog.Logger) {
+// again and again; tell is told why it is not served, and "" when it is.
+func serveModels(ctx context.Context, address string, up http.RoundTripper, tell func(why string), log *slog.Logger) {
 	for said := false; ctx.Err() == nil; {
 		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 		if err == nil {
 			log.Debug("models are served", "address", address)
+			tell("")
 			passOn(ctx, listener, up, log)
 			return
 		}
 		if !said && ctx.Err() == nil {
 			log.Warn("programs in this desktop cannot reach the host's models yet; trying again", "address", address, "error", err)
+			tell(unserved(address, err))
 			said = true
 		}
 		select {
@@ -50,6 +54,16 @@ func serveModels(ctx context.Context, address string, up http.RoundTripper, log 
 		case <-time.After(modelsRetry):
 		}
 	}
+}
+
+// unserved says why models are not served at an address, and what helps.
+func unserved(address string, err error) string {
+	if !errors.Is(err, unix.EADDRINUSE) {
+		return "Programs in it cannot reach the models that its host lends: " + err.Error()
+	}
+	_, port, _ := net.SplitHostPort(address)
+	return fmt.Sprintf("Programs in it cannot reach the models that its host lends, for another program listens at %s: "+
+		"\"ss -ltnp 'sport = :%s'\" there names it. The agent takes the address when it is free.", address, port)
 }
 
 // passOn serves a listener until ctx ends.

@@ -94,7 +94,7 @@ func TestModelsOverTheLink(t *testing.T) {
 	wait(t, gone, "the host's hearing that the program has gone")
 }
 
-// A busy port is tried again.
+// A busy port is tried again, and the host knows of it.
 func TestModelsOnABusyPort(t *testing.T) {
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -102,9 +102,11 @@ func TestModelsOnABusyPort(t *testing.T) {
 	}
 	p, address := newPort(), busy.Addr().String()
 	startGuest(t, p, Options{Models: address})
-	answers(t, connect(t, &Connector{Handler: func(string) http.Handler {
+	host := connect(t, &Connector{Handler: func(string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
-	}}, p.connect()))
+	}}, p.connect())
+	answers(t, host)
+	poll(t, "the host's hearing of it", func() bool { return strings.Contains(host.Status().Models, "another program listens at "+address) })
 	busy.Close()
 	poll(t, "the agent listens", func() bool {
 		response, err := http.Get("http://" + address + "/")
@@ -114,6 +116,7 @@ func TestModelsOnABusyPort(t *testing.T) {
 		response.Body.Close()
 		return response.StatusCode == http.StatusTeapot
 	})
+	poll(t, "the host's hearing that it is well", func() bool { return host.Status().Models == "" })
 }
 
 // Commands, login shells and sessions find the models, and what a user has set stays.

@@ -88,6 +88,7 @@ type Step struct {
 	Failed     bool           `json:"failed,omitempty"`
 	At         time.Time      `json:"at"`
 	DurationMs float64        `json:"durationMs"`
+	DesktopMs  float64        `json:"desktopMs,omitempty" doc:"Of that, what the desktop took to do it and to come to rest; a step of an agent in the desktop does not tell"`
 }
 
 // Approval is a step that waits, or waited, for a person's yes.

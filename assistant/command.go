@@ -149,17 +149,23 @@ func (t *turn) runCommand(ctx context.Context) error {
 			return err
 		}
 	}
+	why := ""
 	switch {
 	case result.TimedOut:
 		return &ending{TimedOut, "the turn's time was up after " + t.prompt.Timeout.String()}
 	case follow.failure != "":
-		return &ending{Failed, "the desktop's agent failed: " + follow.failure}
+		why = "the desktop's agent failed: " + follow.failure
 	case result.ExitCode == 127:
-		return &ending{Failed, "the desktop's agent is not installed in it: " + lastWords(follow.stderr.String())}
+		why = "the desktop's agent is not installed in it: " + lastWords(follow.stderr.String())
 	case result.ExitCode != 0:
-		return &ending{Failed, fmt.Sprintf("the desktop's agent ended with exit code %d: %s", result.ExitCode, lastWords(follow.stderr.String()))}
+		why = fmt.Sprintf("the desktop's agent ended with exit code %d: %s", result.ExitCode, lastWords(follow.stderr.String()))
+	default:
+		return nil
 	}
-	return nil
+	if warning := t.desktop.Warning; warning != "" { // which may be the cause
+		why = strings.TrimSpace(why) + " (" + warning + ")"
+	}
+	return &ending{Failed, why}
 }
 
 func lastWords(text string) string {
@@ -419,6 +425,12 @@ func (f *follower) codex(line []byte) {
 			ExitCode *int   `json:"exit_code"`
 			Status   string `json:"status"`
 			Message  string `json:"message"`
+			Result   struct { // of an MCP server's tool
+				Content json.RawMessage `json:"content"`
+			} `json:"result"`
+			Error struct {
+				Message string `json:"message"`
+			} `json:"error"`
 		} `json:"item"`
 		Usage struct {
 			Input  int64 `json:"input_tokens"`
@@ -458,7 +470,13 @@ func (f *follower) codex(line []byte) {
 			}
 			f.begin(e.Item.ID, e.Item.Type, asJSON(whole.Item))
 			if e.Type == "item.completed" {
-				f.done(e.Item.ID, e.Item.Output, e.Item.Status == "failed" || e.Item.ExitCode != nil && *e.Item.ExitCode != 0)
+				text := e.Item.Output
+				for _, other := range []string{resultText(e.Item.Result.Content), e.Item.Error.Message} {
+					if text == "" {
+						text = other
+					}
+				}
+				f.done(e.Item.ID, text, e.Item.Status == "failed" || e.Item.ExitCode != nil && *e.Item.ExitCode != 0)
 			}
 		}
 	case "turn.completed":

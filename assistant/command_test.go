@@ -59,6 +59,12 @@ func TestCommand(t *testing.T) {
 		}
 	}
 
+	// What is known to be amiss in the desktop is told beside its agent's own words.
+	b.desk.set(func(d *desk) { d.desktop.Agent.Command, d.desktop.Warning = "exit 4", "The port is taken." })
+	if turn := b.wait(b.begin(assistant.Prompt{Message: "go"})); !strings.HasSuffix(turn.Error, " (The port is taken.)") {
+		t.Errorf("it fails with %q", turn.Error)
+	}
+
 	b.desk.set(func(d *desk) { d.desktop.Agent.Command = "echo on; sleep 1000" })
 	turn = b.begin(assistant.Prompt{Message: "go"})
 	b.await(turn, assistant.EventText)
@@ -155,15 +161,17 @@ cat <<'END'
 {"type":"item.completed","item":{"id":"item_0","type":"reasoning","text":"Hm"}}
 {"type":"item.started","item":{"id":"item_1","type":"command_execution","command":"ls","aggregated_output":"","exit_code":null,"status":"in_progress"}}
 {"type":"item.completed","item":{"id":"item_1","type":"command_execution","command":"ls","aggregated_output":"a b\n","exit_code":0,"status":"completed"}}
+{"type":"item.completed","item":{"id":"item_3","type":"mcp_tool_call","server":"bureau","tool":"move_pointer","arguments":{"x":3},"result":{"content":[{"type":"text","text":"moved"}],"structured_content":null},"error":null,"status":"completed"}}
 {"type":"item.completed","item":{"id":"item_2","type":"agent_message","text":"There are two."}}
 {"type":"turn.completed","usage":{"input_tokens":100,"cached_input_tokens":40,"output_tokens":9}}
 END`)
 	turn := b.wait(b.begin(assistant.Prompt{Message: "What is there?"}))
 	if turn.StopReason != assistant.EndTurn || turn.Message != "There are two." || turn.Usage != (model.Usage{Input: 60, CacheRead: 40, Output: 9}) ||
-		len(turn.Steps) != 1 || turn.Steps[0].Result != "a b\n" || turn.Steps[0].Arguments["command"] != "ls" {
+		len(turn.Steps) != 2 || turn.Steps[0].Result != "a b\n" || turn.Steps[0].Arguments["command"] != "ls" ||
+		turn.Steps[1].Result != "moved" || turn.Steps[1].Arguments["tool"] != "move_pointer" {
 		t.Errorf("got %+v", turn)
 	}
-	if got := kinds(b.events(turn, 0)); got != "turn reasoning tool.call tool.result text message usage done" {
+	if got := kinds(b.events(turn, 0)); got != "turn reasoning tool.call tool.result tool.call tool.result text message usage done" {
 		t.Errorf("events %s", got)
 	}
 	next := b.wait(b.begin(assistant.Prompt{Message: "And now?", SessionID: turn.SessionID}))

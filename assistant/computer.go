@@ -8,6 +8,7 @@ import (
 	"image"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"bureau/assistant/model"
@@ -159,15 +160,19 @@ func (t *turn) show(frame *desktop.Frame, region *image.Rectangle, done *outcome
 	} else {
 		how.Region, how.MaxWidth, how.MaxHeight = region, t.mapping.Announced.Width, t.mapping.Announced.Height
 	}
+	// The thumbnail is made beside the picture.
+	var small picture.Picture
+	var failed error
+	var making sync.WaitGroup
+	making.Go(func() {
+		small, failed = picture.Render(frame, picture.Options{Format: picture.JPEG, Quality: thumbQuality, Cursor: true, MaxWidth: thumbnailWidth})
+	})
 	shot, err := picture.Render(frame, how)
-	if err != nil {
+	making.Wait()
+	if err := errors.Join(err, failed); err != nil {
 		return err
 	}
 	done.picture = &model.Picture{MediaType: shot.ContentType, Data: shot.Bytes, Width: shot.Width, Height: shot.Height}
-	small, err := picture.Render(frame, picture.Options{Format: picture.JPEG, Quality: thumbQuality, Cursor: true, MaxWidth: thumbnailWidth})
-	if err != nil {
-		return err
-	}
 	done.thumbnail = &Thumbnail{MediaType: small.ContentType, Data: small.Bytes, Width: small.Width, Height: small.Height}
 	return nil
 }

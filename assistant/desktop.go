@@ -32,25 +32,37 @@ type Desktops interface {
 	Windows(ctx context.Context, caller desktop.Caller, id string) ([]desktop.Window, error)
 }
 
-// one is a Desktop: one of Desktops, for one caller.
+// one is a Desktop: one of Desktops, for one caller. It is for one goroutine, and keeps the time that the
+// desktop takes.
 type one struct {
 	all    Desktops
 	caller desktop.Caller
 	id     string
+	took   *time.Duration
+}
+
+// timed begins a measurement, which the function that it returns ends.
+func (o one) timed() func() {
+	began := time.Now()
+	return func() { *o.took += time.Since(began) }
 }
 
 func (o one) See(ctx context.Context, settle time.Duration) (desktop.Sight, error) {
+	defer o.timed()()
 	return o.all.See(ctx, o.caller, o.id, settle)
 }
 
 func (o one) ActAndSee(ctx context.Context, settle time.Duration, actions ...desktop.Action) (*desktop.Acted, desktop.Sight, error) {
+	defer o.timed()()
 	return o.all.ActAndSee(ctx, o.caller, o.id, settle, actions...)
 }
 
 func (o one) Exec(ctx context.Context, command desktop.Exec, output func(desktop.Stream, []byte)) (desktop.ExecResult, error) {
+	defer o.timed()()
 	return o.all.Exec(ctx, o.caller, o.id, command, output)
 }
 
 func (o one) Windows(ctx context.Context) ([]desktop.Window, error) {
+	defer o.timed()()
 	return o.all.Windows(ctx, o.caller, o.id)
 }

@@ -47,6 +47,7 @@ type turn struct {
 	mapping   dialect.Mapping // of the display as the model knows it
 	compact   bool            // the conversation has been too long once
 	blind     int             // pictures that are not shown, for they are too large for the model
+	took      time.Duration   // by the desktop, in all
 }
 
 // ending is an end of a turn that is not the model's own.
@@ -61,11 +62,12 @@ func newTurn(s *Service, caller desktop.Caller, d desktop.Desktop, record Turn, 
 	// The agent is not the person who may hold the desktop's input, also when that one sends it.
 	caller = desktop.Caller{User: caller.User, Key: caller.Key, Local: caller.Local}
 	t := &turn{
-		s: s, id: record.ID, sessionID: record.SessionID, desktop: d, work: s.watch(one{s.Desktops, caller, d.ID}, caller, d, record.ID),
+		s: s, id: record.ID, sessionID: record.SessionID, desktop: d,
 		prompt: prompt, log: s.Log.With("desktop", d.ID, "turn", record.ID),
 		ended: make(chan struct{}), record: record, approvals: map[string]chan Approval{},
 		endpoints: endpoints, models: map[int]model.Model{}, budget: dialect.AnthropicStandard,
 	}
+	t.work = s.watch(one{s.Desktops, caller, d.ID, &t.took}, caller, d, record.ID)
 	t.policy = newPolicy(d.Approval)
 	t.journal = newJournal(record.ID, s.Store, t.log)
 	t.ctx, t.stop = context.WithCancelCause(s.ctx)
@@ -295,9 +297,10 @@ const (
 func (t *turn) step(ctx context.Context, call model.Call) (Step, model.Result, error) {
 	step := Step{Number: len(t.snapshot().Steps) + 1, Tool: shorten(call.Tool, 100), Arguments: shownArguments(call.Arguments), At: now()}
 	t.journal.add(EventToolCall, map[string]any{"number": step.Number, "tool": step.Tool, "arguments": step.Arguments})
-	began := time.Now()
+	began, before := time.Now(), t.took
 	done := t.do(ctx, step, call)
 	step.DurationMs = float64(time.Since(began).Microseconds()) / 1000
+	step.DesktopMs = float64((t.took - before).Microseconds()) / 1000
 	result := model.Result{ID: call.ID, Tool: call.Tool, Text: done.text, Picture: done.picture, Failed: done.failed, Acknowledged: done.acknowledged}
 	if done.err != nil {
 		result.Failed = true

@@ -5,8 +5,13 @@ import (
 	"image"
 	"image/color"
 	"image/png"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
+
+	"bureau/assistant/model"
 )
 
 func TestPercentile(t *testing.T) {
@@ -53,5 +58,47 @@ func TestSamePixels(t *testing.T) {
 	}
 	if _, err := samePixels(encode(opaque), []byte("x")); err == nil {
 		t.Error("what is no picture was compared")
+	}
+}
+
+// The bench's model is understood by the client of the agent's loop.
+func TestClickingModel(t *testing.T) {
+	server := &clickingModel{key: "secret", clicks: 2}
+	host := httptest.NewServer(server)
+	defer host.Close()
+	endpoint := model.Endpoint{Format: model.Anthropic, BaseURL: host.URL, Key: "secret", Model: benchModel}
+	m, err := model.New(endpoint, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := model.Request{System: "You are a test.", Computer: &model.Display{Width: 1280, Height: 800}, MaxTokens: 100,
+		Messages: []model.Message{{Role: model.User, Parts: []model.Part{{Text: "Click."}}}}}
+	for i := range 3 {
+		response, err := m.Next(t.Context(), request, func(model.Delta) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := response.Message.Parts[0]
+		if i == 2 {
+			if response.Stop != model.EndTurn || last.Text == "" {
+				t.Errorf("the last answer is %+v", response)
+			}
+			break
+		}
+		if response.Stop != model.ToolUse || last.Call == nil || last.Call.Tool != model.Computer || !strings.Contains(string(last.Call.Arguments), "left_click") {
+			t.Fatalf("answer %d is %+v", i+1, response)
+		}
+		request.Messages = append(request.Messages, response.Message,
+			model.Message{Role: model.User, Parts: []model.Part{{Result: &model.Result{ID: last.Call.ID, Tool: model.Computer, Text: "done"}}}})
+	}
+	if waits := server.waits(); len(waits) != 2 || waits[0] <= 0 {
+		t.Errorf("between its answers were %v", waits)
+	}
+	endpoint.Key = "another"
+	if m, err = model.New(endpoint, nil, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Next(t.Context(), request, func(model.Delta) {}); err == nil {
+		t.Error("it answers whoever asks")
 	}
 }

@@ -274,7 +274,7 @@ func (a *app) showDesktop(raw json.RawMessage) error {
 	if d.Lease != nil {
 		holder = fmt.Sprintf("%s, until %s", d.Lease.Holder, exactTime(d.Lease.ExpiresAt))
 	}
-	return a.facts("id", d.ID, "name", d.Name, "status", describe(d), "reason", d.Reason, "input held by", holder,
+	return a.facts("id", d.ID, "name", d.Name, "status", describe(d), "reason", d.Reason, "warning", d.Warning, "input held by", holder,
 		"owner", d.Owner, "image", d.Image, "network", d.Network, "address", orDash(d.IPAddress),
 		"tier", d.Tier, "size", fmt.Sprintf("%d vCPU, %s memory, %s disk", d.VCPUs, humanBytes(d.MemoryBytes), humanBytes(d.DiskBytes)),
 		"accelerated", how, "keep alive", keep, "agent", agentInWords(d.Agent), "approval", approvalInWords(d.Approval), "created", humanTime(d.CreatedAt))

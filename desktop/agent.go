@@ -13,6 +13,9 @@ type AgentStatus struct {
 	Display   Size     `json:"display"`
 	Addresses []string `json:"addresses,omitempty"` // the guest's own, without loopback
 	Version   string   `json:"version"`
+	// Models is why programs in the guest cannot reach the models that the host lends, and what helps; ""
+	// when they can.
+	Models string `json:"models,omitempty"`
 	// BootID is the guest kernel's random id of this boot.
 	BootID string `json:"bootId"`
 }

@@ -44,13 +44,14 @@ const NameLength = 63
 
 // Desktop is what a caller sees of a desktop. Sizes are bytes.
 type Desktop struct {
-	ID     string `json:"id" doc:"The desktop's id, which never changes" example:"dt-7k3m9q2w5x8r4t6y"`
-	Name   string `json:"name" doc:"The owner's name for it"`
-	Owner  string `json:"owner" doc:"Id of the user who owns it"`
-	Status Status `json:"status" enum:"pending,booting,running,stopping,stopped,destroying,destroyed,error" doc:"Where it is in its life"`
-	Reason string `json:"reason,omitempty" doc:"Why the status is error, what is being waited for, or that it was stopped for inactivity"`
-	Tier   string `json:"tier" doc:"The tier it was created with"`
-	Image  string `json:"image" doc:"The image its disk is based on"`
+	ID      string `json:"id" doc:"The desktop's id, which never changes" example:"dt-7k3m9q2w5x8r4t6y"`
+	Name    string `json:"name" doc:"The owner's name for it"`
+	Owner   string `json:"owner" doc:"Id of the user who owns it"`
+	Status  Status `json:"status" enum:"pending,booting,running,stopping,stopped,destroying,destroyed,error" doc:"Where it is in its life"`
+	Reason  string `json:"reason,omitempty" doc:"Why the status is error, what is being waited for, or that it was stopped for inactivity"`
+	Warning string `json:"warning,omitempty" doc:"What does not work in it although it can be used, and what helps"`
+	Tier    string `json:"tier" doc:"The tier it was created with"`
+	Image   string `json:"image" doc:"The image its disk is based on"`
 
 	IPAddress    *string `json:"ipAddress" doc:"Address on the desktops' network, null while unknown"`
 	AgentReady   bool    `json:"agentReady" doc:"Whether the desktop can be seen and controlled right now"`

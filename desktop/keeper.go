@@ -464,6 +464,9 @@ func (k *keeper) desktop() Desktop {
 		d.IPAddress = address(k.machine.Address, agent.Addresses)
 	}
 	d.AgentReady = d.Status == Running && agent.Ready
+	if d.Status == Running {
+		d.Warning = agent.Models
+	}
 	return d
 }
 

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -252,4 +253,62 @@ func (g *guest) searchMachine(t testing.TB, secrets string) searched {
 		t.Fatalf("%s: %v", fmt.Sprint(args[:2]), err)
 	}
 	return decode[searched](t, out)
+}
+
+// A session finds the models in its environment from a desktop's first boot on, before which the agent has
+// never run there.
+func TestSessionKnowsTheModels(t *testing.T) {
+	g := shared(t)
+	environ := g.root(t, "pid=$(pgrep -o -x xfce4-session) && tr '\\0' '\\n' </proc/$pid/environ")
+	for _, want := range []string{
+		"ANTHROPIC_BASE_URL=http://127.0.0.1:7879/anthropic", "OPENAI_BASE_URL=http://127.0.0.1:7879/openai/v1",
+		"GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:7879/gemini", "ANTHROPIC_AUTH_TOKEN=lent-by-bureau",
+	} {
+		if !slices.Contains(strings.Split(environ, "\n"), want) {
+			t.Errorf("the session lacks %s; it has\n%s", want, environ)
+		}
+	}
+	t.Logf("the agent's memory: %s", g.root(t, fmt.Sprintf("grep -E 'VmRSS|RssAnon|RssFile' /proc/%d/status; readlink /proc/%[1]d/exe", g.agentPID(t))))
+	t.Logf("the agent began, its files were written, the session began:\n%s", g.root(t,
+		"systemctl show -p ExecMainStartTimestampMonotonic bureau-agent.service; stat -c '%n %y' /etc/profile.d/bureau-models.sh; "+
+			"ps -o lstart= -p $(pgrep -o -x xfce4-session); ls -la --time-style=full-iso /etc/X11/Xsession.d/61bureau-models; journalctl -b -o short-precise | grep -E 'Bureau agent|Light Display|session opened for user agent' | head"))
+}
+
+// When another program has taken the gateway's port a desktop says so, and what helps, until it is free.
+func TestGatewayPortIsTaken(t *testing.T) {
+	g := shared(t)
+	warning := func(want string) {
+		t.Helper()
+		eventually(t, patience, func() error {
+			r, err := g.send(t.Context(), http.MethodGet, "/v1/desktops/"+g.id, nil)
+			if err != nil {
+				return err
+			}
+			var s struct {
+				AgentReady bool   `json:"agentReady"`
+				Warning    string `json:"warning"`
+			}
+			if err := json.Unmarshal(r.body, &s); err != nil {
+				return err
+			}
+			if !s.AgentReady || want == "" && s.Warning != "" || !strings.Contains(s.Warning, want) {
+				return fmt.Errorf("the desktop is ready %t and warns %q", s.AgentReady, s.Warning)
+			}
+			return nil
+		})
+	}
+	warning("")
+	t.Cleanup(func() { g.cleanUp(t, "systemctl stop bureau-test-squatter.service; true") })
+	g.root(t, "systemd-run --quiet --no-block sh -c 'systemctl stop bureau-agent.service; "+
+		"systemd-run --quiet --unit bureau-test-squatter "+probePath+" web -addr 127.0.0.1:7879 -dir /tmp/squatter; "+
+		"until ss -ltn | grep -q 127.0.0.1:7879; do sleep 0.1; done; systemctl start bureau-agent.service'")
+	warning("another program listens at 127.0.0.1:7879")
+	if out, err := lab.output(t.Context(), "desktop", "get", g.id); err != nil || !strings.Contains(string(out), "another program listens") {
+		t.Errorf("bureau desktop get says %s, %v", out, err)
+	}
+	g.root(t, "systemctl stop bureau-test-squatter.service")
+	warning("")
+	if status, body := g.curl(t, "$ANTHROPIC_BASE_URL/v1/files"); status != http.StatusNotFound {
+		t.Errorf("the gateway is not back: %d %s", status, body)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"image"
 	"image/color"
 	"image/draw"
+	"image/jpeg"
 	"image/png"
 	"math"
 	"math/rand/v2"
@@ -91,6 +92,23 @@ func BenchmarkStandardPNG(b *testing.B) {
 			for b.Loop() {
 				out.Reset()
 				if err := encoder.Encode(&out, img); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(out.Len()), "bytes")
+		})
+	}
+}
+
+// BenchmarkStandardJPEG is what the standard library's encoder takes on one processor.
+func BenchmarkStandardJPEG(b *testing.B) {
+	for _, photo := range []bool{false, true} {
+		img := desk(1280, 800, photo)
+		b.Run(fmt.Sprintf("photo=%v", photo), func(b *testing.B) {
+			var out bytes.Buffer
+			for b.Loop() {
+				out.Reset()
+				if err := jpeg.Encode(&out, img, &jpeg.Options{Quality: DefaultQuality}); err != nil {
 					b.Fatal(err)
 				}
 			}

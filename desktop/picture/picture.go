@@ -5,10 +5,7 @@
 package picture
 
 import (
-	"bytes"
-	"fmt"
 	"image"
-	"image/jpeg"
 	"math"
 
 	"golang.org/x/image/draw"
@@ -115,11 +112,10 @@ func Render(frame *desktop.Frame, o Options) (Picture, error) {
 		if quality == 0 {
 			quality = DefaultQuality
 		}
-		var out bytes.Buffer
-		if err := jpeg.Encode(&out, img, &jpeg.Options{Quality: quality}); err != nil {
-			return Picture{}, fmt.Errorf("encode a JPEG: %w", err)
+		if p.Bytes, err = encodeJPEG(img, quality); err != nil {
+			return Picture{}, err
 		}
-		p.Bytes, p.ContentType = out.Bytes(), "image/jpeg"
+		p.ContentType = "image/jpeg"
 	case WebP:
 		p.Bytes, p.ContentType = encodeWebP(img), "image/webp"
 	default:

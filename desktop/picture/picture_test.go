@@ -302,3 +302,36 @@ func TestCombineAdler(t *testing.T) {
 		}
 	}
 }
+
+// A JPEG of strips shows, to the pixel, what one that was encoded as a whole does.
+func TestJPEGOfStrips(t *testing.T) {
+	for _, size := range []image.Point{{1, 1}, {15, 127}, {640, 128}, {641, 129}, {1280, 800}, {333, 1300}, {5000, 260}} {
+		img := desk(size.X, size.Y, true)
+		got, err := encodeJPEG(img, 75)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var whole bytes.Buffer
+		if err := jpeg.Encode(&whole, img, &jpeg.Options{Quality: 75}); err != nil {
+			t.Fatal(err)
+		}
+		have, err := jpeg.Decode(bytes.NewReader(got))
+		if err != nil {
+			t.Fatalf("%v: %v", size, err)
+		}
+		want, err := jpeg.Decode(&whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if have.Bounds() != want.Bounds() {
+			t.Fatalf("%v became %v", size, have.Bounds())
+		}
+		for y := range size.Y {
+			for x := range size.X {
+				if have.At(x, y) != want.At(x, y) {
+					t.Fatalf("%v: pixel %d,%d is %v instead of %v", size, x, y, have.At(x, y), want.At(x, y))
+				}
+			}
+		}
+	}
+}

@@ -69,6 +69,12 @@ func (openaiWire) read(r *http.Request, body []byte, lax bool, seen *Request) er
 			if tool.OfFunction.Parameters["type"] != "object" {
 				return fmt.Errorf("tools[%d].parameters: must be of the type object", i)
 			}
+		case tool.OfNamespace != nil:
+			for _, one := range tool.OfNamespace.Tools {
+				if one.OfFunction != nil {
+					seen.Tools = append(seen.Tools, tool.OfNamespace.Name+"."+one.OfFunction.Name)
+				}
+			}
 		case tool.OfComputer != nil:
 			seen.Tools, seen.Computer = append(seen.Tools, model.Computer), &model.Display{}
 		case tool.OfComputerUsePreview != nil:
@@ -258,10 +264,14 @@ func (openaiWire) items(answer *answer) []dict {
 	}
 	for i, call := range answer.calls {
 		if !call.computer {
-			items = append(items, dict{
+			item := dict{
 				"id": fmt.Sprintf("fc_%s_%d", answer.id, i), "type": "function_call", "call_id": call.id, "name": call.name,
 				"arguments": string(call.arguments), "status": "completed",
-			})
+			}
+			if namespace, name, within := strings.Cut(call.name, "."); within {
+				item["namespace"], item["name"] = namespace, name
+			}
+			items = append(items, item)
 			continue
 		}
 		checks := []dict{}

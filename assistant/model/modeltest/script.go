@@ -44,7 +44,7 @@ type Step struct {
 
 // Call is a tool that the model uses.
 type Call struct {
-	Tool string `json:"tool"`
+	Tool string `json:"tool"` // in a namespace of OpenAI's: its name and the tool's, with a dot between
 	// Arguments is an object; for the computer an action of bureau's dialect, or an array of them.
 	// Anthropic's and Gemini's formats have one action in a call, so an array becomes several calls.
 	Arguments json.RawMessage `json:"arguments"`
