@@ -418,13 +418,13 @@ func (f *follower) codex(line []byte) {
 		ThreadID string `json:"thread_id"`
 		Message  string `json:"message"`
 		Item     struct {
-			ID       string `json:"id"`
-			Type     string `json:"type"`
-			Text     string `json:"text"`
-			Output   string `json:"aggregated_output"`
-			ExitCode *int   `json:"exit_code"`
-			Status   string `json:"status"`
-			Message  string `json:"message"`
+			ID       string   `json:"id"`
+			Type     string   `json:"type"`
+			Text     string   `json:"text"`
+			Output   string   `json:"aggregated_output"`
+			ExitCode *int     `json:"exit_code"`
+			Status   string   `json:"status"`
+			Message  string   `json:"message"`
 			Result   struct { // of an MCP server's tool
 				Content json.RawMessage `json:"content"`
 			} `json:"result"`

@@ -15,6 +15,7 @@ import (
 
 	"bureau/assistant"
 	"bureau/assistant/provider"
+	"bureau/cmd/config"
 	"bureau/desktop"
 )
 
@@ -43,7 +44,7 @@ func (b *bench) steps(ctx context.Context, report *benchReport) error {
 
 // stepsHindered tells why the loop cannot be measured here, "" when it can.
 func (b *bench) stepsHindered(ctx context.Context) (string, error) {
-	if address, err := url.Parse(b.base); b.key != "" && (err != nil || !local(net.JoinHostPort(address.Hostname(), "0"))) {
+	if address, err := url.Parse(b.base); b.key != "" && (err != nil || !config.Loopback(address.Hostname())) {
 		return "the appliance is on another host and could not reach the bench's model", nil
 	}
 	var d desktop.Desktop

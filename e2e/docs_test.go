@@ -104,8 +104,8 @@ curl() {
 }
 `
 
-// tried runs code of the manual as it stands there, and returns what it printed.
-func (g *guest) tried(t *testing.T, code string, env ...string) string {
+// manual runs code of the manual as it stands there, and returns what it printed.
+func (g *guest) manual(t *testing.T, code string, env ...string) string {
 	t.Helper()
 	folder := t.TempDir()
 	script := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", reader+code)
@@ -143,10 +143,10 @@ func TestManualOfChat(t *testing.T) {
 		}
 	})
 	g.lend(t, model.Anthropic, modeltest.Script{Repeat: true, Steps: []modeltest.Step{saying("It is done.")}})
-	if out := g.tried(t, codes[0]); strings.Count(out, "It is done.") < 2 || !strings.Contains(out, "ses-") || !strings.Contains(out, `"stopReason"`) {
+	if out := g.manual(t, codes[0]); strings.Count(out, "It is done.") < 2 || !strings.Contains(out, "ses-") || !strings.Contains(out, `"stopReason"`) {
 		t.Errorf("bureau chat says\n%s", out)
 	}
-	if got := decode[turn](t, []byte(g.tried(t, codes[1]))); got.Message != "It is done." {
+	if got := decode[turn](t, []byte(g.manual(t, codes[1]))); got.Message != "It is done." {
 		t.Errorf("a message over the API: %+v", got)
 	}
 	type asked struct {
@@ -156,14 +156,14 @@ func TestManualOfChat(t *testing.T) {
 		}
 		Agent struct{ Kind, Preset, Command string }
 	}
-	g.tried(t, codes[2])
+	g.manual(t, codes[2])
 	if s := decode[asked](t, g.call(t, http.MethodGet, "/v1/desktops/"+g.id, nil).body); !s.Approval.Shell || len(s.Approval.Patterns) != 1 {
 		t.Errorf("what waits for a yes is %+v", s)
 	}
 	// Line by line, since each undoes the one before.
 	var seen []string
 	for line := range strings.Lines(codes[3]) {
-		g.tried(t, line)
+		g.manual(t, line)
 		s := decode[asked](t, g.call(t, http.MethodGet, "/v1/desktops/"+g.id, nil).body)
 		seen = append(seen, s.Agent.Kind+s.Agent.Preset+s.Agent.Command)
 	}
@@ -191,7 +191,7 @@ func TestManualOfModels(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	out := g.tried(t, codes[0], "BUREAU_PROVIDER_KEY="+key, "MODELS="+host.URL)
+	out := g.manual(t, codes[0], "BUREAU_PROVIDER_KEY="+key, "MODELS="+host.URL)
 	for _, said := range []string{"openai", "claude-sonnet-5-5", "ok"} {
 		if !strings.Contains(strings.ToLower(out), said) {
 			t.Errorf("bureau provider says nothing of %s:\n%s", said, out)
@@ -202,7 +202,7 @@ func TestManualOfModels(t *testing.T) {
 	removed("local")
 
 	// A desktop with its provider.
-	made := decode[state](t, []byte(g.tried(t, codes[1])))
+	made := decode[state](t, []byte(g.manual(t, codes[1])))
 	if own := g.call(t, http.MethodGet, "/v1/desktops/"+made.ID+"/provider", nil); !strings.Contains(string(own.body), "claude-sonnet-5-5") {
 		t.Errorf("its provider is %s", own)
 	}
@@ -213,7 +213,7 @@ func TestManualOfModels(t *testing.T) {
 	if out := g.sh(t, "bash -lc "+quoted(codes[2])); !strings.Contains(out, "Hello to you.") {
 		t.Errorf("the gateway says %s", out)
 	}
-	if out := g.tried(t, codes[3]); !strings.Contains(out, "claude") {
+	if out := g.manual(t, codes[3]); !strings.Contains(out, "claude") {
 		t.Errorf("the usage is\n%s", out)
 	}
 
@@ -224,7 +224,7 @@ func TestManualOfModels(t *testing.T) {
 		t.Fatal(err)
 	}
 	change := strings.NewReplacer("/var/lib/bureau", data, "chown bureau:", fmt.Sprintf("chown --reference=%s/master.keys", data)).Replace(codes[4])
-	g.tried(t, change)
+	g.manual(t, change)
 	for _, old := range []string{"at its side", "gone"} {
 		if old == "gone" {
 			now, err := os.ReadFile(filepath.Join(data, "master.keys"))

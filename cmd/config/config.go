@@ -249,8 +249,11 @@ func (c Config) Origins() ([]string, error) {
 // Local tells whether only this host reaches the API.
 func (c Config) Local() bool {
 	host, _, err := net.SplitHostPort(c.Listen)
-	return err == nil && (host == "localhost" || net.ParseIP(host).IsLoopback())
+	return err == nil && Loopback(host)
 }
+
+// Loopback tells whether a name or an address is that of the host itself.
+func Loopback(host string) bool { return host == "localhost" || net.ParseIP(host).IsLoopback() }
 
 // Database is the path of the database.
 func (c Config) Database() string { return filepath.Join(c.DataDir, "bureau.db") }
