@@ -37,6 +37,7 @@ type keeper struct {
 	bootedAt  time.Time          // when the machine was first seen running
 	agent     Agent              // nil while there is no session
 	answered  bool               // an agent was ready since the machine was last off
+	panics    int                // boots in a row that ended in a panic before that
 	hindrance error              // why the last step failed; nil when it did not
 	interrupt context.CancelFunc // ends the step under way, when there is one
 	inputs    map[*underway]struct{}
@@ -241,6 +242,11 @@ func (k *keeper) see(machine Machine) (rebooted bool) {
 		k.log.Info("the guest reboots")
 		k.bootedAt, k.answered = time.Now(), false
 	}
+	if k.answered {
+		k.panics = 0
+	} else if k.machine.State == MachineRunning && machine.Cause == causePanicked {
+		k.panics++
+	}
 	switch machine.State {
 	case MachineOff, MachineAbsent:
 		k.bootedAt, k.answered = time.Time{}, false
@@ -387,12 +393,29 @@ func (k *keeper) awaitDestroyed(ctx context.Context) error {
 	}
 }
 
+const causePanicked = "panicked"
+
+// bootsAgain tells whether a panic was one of the rare ones that end a boot and none of those after
+// it: emulated processors on a busy host now and then run code that another has just replaced.
+func (k *keeper) bootsAgain() bool {
+	const most = 2 // in a row
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.panics > most {
+		k.panics = 0 // whoever starts it again gets as many
+	}
+	return k.panics > 0
+}
+
 // explainOff deals with a machine that was started and is off although it should run.
 func (k *keeper) explainOff(ctx context.Context, record Record, machine Machine) error {
 	switch {
 	case machine.State == MachineAbsent:
 		return k.fail(record, gone(machine))
-	case machine.Cause == "panicked":
+	case machine.Cause == causePanicked && k.bootsAgain():
+		k.log.Warn("the guest's kernel panicked while it booted; booting it again")
+		return k.start(ctx, record)
+	case machine.Cause == causePanicked:
 		return k.fail(record, "The guest's kernel panicked, which turned the machine off; start boots it again from its disk.")
 	case machine.Cause == "shutdown":
 		k.log.Info("the guest has shut itself down")

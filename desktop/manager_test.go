@@ -323,3 +323,43 @@ func TestResizeIsBounded(t *testing.T) {
 		t.Errorf("the largest: %v", err)
 	}
 }
+
+// A guest whose kernel panics while it boots is booted again, twice; one that panics afterwards is not.
+func TestPanicWhileBooting(t *testing.T) {
+	late := make(chan struct{})
+	a := newApplianceWith(t, fakeAgents{late: late})
+	d := a.create(ann, Draft{})
+	starts := func() int {
+		a.machines.mu.Lock()
+		defer a.machines.mu.Unlock()
+		return a.machines.starts[d.ID]
+	}
+	booting := func(nth int) {
+		t.Helper()
+		eventually(t, func() bool { return starts() == nth }, func() any { return starts() })
+		a.await(d.ID, func(d Desktop) bool { return d.Status == Booting && d.BootStage == StageAgent })
+	}
+	panics := func() { a.machines.set(d.ID, MachineOff, causePanicked) }
+	booting(1)
+	panics()
+	booting(2)
+	panics()
+	booting(3)
+	panics()
+	if got := a.awaitStatus(d.ID, Failed); !strings.Contains(got.Reason, "panicked") || starts() != 3 {
+		t.Errorf("%+v after %d starts", got, starts())
+	}
+	if _, err := a.Start(t.Context(), ann, d.ID); err != nil {
+		t.Fatal(err)
+	}
+	booting(4)
+	panics()
+	booting(5)
+	late <- struct{}{}
+	a.await(d.ID, ready)
+	panics()
+	a.awaitStatus(d.ID, Failed)
+	if starts() != 5 {
+		t.Errorf("%d starts", starts())
+	}
+}
