@@ -78,9 +78,26 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 }
 
+// faulty is a domain with a fault of ours.
+type faulty struct {
+	Desktops
+	panics bool
+}
+
+func (f *faulty) Create(ctx context.Context, caller desktop.Caller, draft desktop.Draft) (desktop.Desktop, error) {
+	if f.panics {
+		panic("a fault of ours")
+	}
+	return f.Desktops.Create(ctx, caller, draft)
+}
+
 // A request that failed and did nothing may be sent again.
 func TestIdempotencyKeyOfAFailure(t *testing.T) {
-	b := newBench(t, nil)
+	fault := &faulty{}
+	b := newBench(t, func(o *Options) {
+		fault.Desktops = o.Desktops
+		o.Desktops = fault
+	})
 	b.problem(b.do("POST", "/v1/desktops", `{"colour":"red"}`, once1), 400)
 	b.Fail = func(method string) error {
 		if method == "Create" {
@@ -89,35 +106,41 @@ func TestIdempotencyKeyOfAFailure(t *testing.T) {
 		return nil
 	}
 	b.problem(b.do("POST", "/v1/desktops", `{"name":"one"}`, once1), 507)
-	b.Fail = func(method string) error {
-		if method == "Create" {
-			panic("a fault of ours")
-		}
-		return nil
-	}
+	b.Fail, fault.panics = nil, true
 	b.problem(b.do("POST", "/v1/desktops", `{"name":"one"}`, once1), 500)
-	b.Fail = nil
+	fault.panics = false
 	if r := b.do("POST", "/v1/desktops", `{"name":"one"}`, once1); r.StatusCode != 201 || r.Header.Get("Idempotency-Replayed") != "" {
 		t.Errorf("%s %s", r.Status, r.body)
 	}
 }
 
-func TestIdempotencyKeyInFlight(t *testing.T) {
-	b := newBench(t, nil)
-	entered, leave := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	b.Fail = func(method string) error {
-		if method == "Create" {
-			once.Do(func() { close(entered) })
-			<-leave
-		}
-		return nil
+// held keeps every end of a claim back.
+type held struct {
+	desktop.Claims
+	entered chan struct{}
+	leave   chan struct{}
+}
+
+func (h held) Finish(ctx context.Context, claim desktop.Claim, answer *desktop.Answer) error {
+	select {
+	case h.entered <- struct{}{}:
+	default:
 	}
+	<-h.leave
+	return h.Claims.Finish(ctx, claim, answer)
+}
+
+func TestIdempotencyKeyInFlight(t *testing.T) {
+	hold := held{entered: make(chan struct{}, 1), leave: make(chan struct{})}
+	b := newBench(t, func(o *Options) {
+		hold.Claims = o.Claims
+		o.Claims = hold
+	})
 	first := make(chan reply, 1)
 	go func() { first <- b.do("POST", "/v1/desktops", `{"name":"one"}`, once1) }()
-	<-entered
+	<-hold.entered
 	b.problem(b.do("POST", "/v1/desktops", `{"name":"one"}`, once1), 409)
-	close(leave)
+	close(hold.leave)
 	if r := <-first; r.StatusCode != 201 {
 		t.Errorf("%s %s", r.Status, r.body)
 	}
