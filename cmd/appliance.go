@@ -34,14 +34,6 @@ const firstAdmin = "admin@localhost"
 func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Served)) (err error) {
 	database := c.Database()
 	_, statErr := os.Stat(database)
-	if err := os.MkdirAll(filepath.Dir(database), 0o700); err != nil {
-		return fmt.Errorf("making the folder of the database: %w", err)
-	}
-	unlock, err := lockDatabase(database)
-	if err != nil {
-		return err
-	}
-	defer closing(&err, unlock)
 	kept, err := store.Open(ctx, database)
 	if err != nil {
 		return err
