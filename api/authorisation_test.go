@@ -30,6 +30,7 @@ var goodBodies = map[string]string{
 	"POST /v1/chat/completions":                     `{"model":"bureau/dt-1","messages":[{"role":"user","content":"hello"}]}`,
 	"POST /v1/admin/users":                          `{"email":"new@example.org"}`,
 	"POST /v1/admin/keys":                           `{"user":"usr-1"}`,
+	"POST /v1/admin/orphans/adopt":                  `{"machine":"bureau-dt-stranger"}`,
 	"PUT /v1/desktops/{id}/provider":                `{"provider":"anthropic","apiKey":"sk-ant-0123456789abcdef"}`,
 	"POST /v1/providers":                            `{"provider":"anthropic","apiKey":"sk-ant-0123456789abcdef","name":"new"}`,
 	"PATCH /v1/providers/{providerId}":              `{"model":"other"}`,
@@ -100,6 +101,10 @@ var granted = map[string]rule{
 	"GET /v1/admin/keys":         operator,
 	"POST /v1/admin/keys":        operator,
 	"DELETE /v1/admin/keys/{id}": operator,
+
+	"GET /v1/admin/orphans":                   operator,
+	"DELETE /v1/admin/orphans/volumes/{name}": operator,
+	"POST /v1/admin/orphans/adopt":            operator,
 }
 
 // routes are those that the router really has, with the document's spelling of parameters.

@@ -503,6 +503,36 @@ func TestAdministration(t *testing.T) {
 	b.problem(b.do("GET", "/v1/me", "", "Authorization: Bearer "+key.Secret), 401)
 }
 
+func TestOrphans(t *testing.T) {
+	b := newBench(t, nil)
+	if w := b.asLocal("GET", "/v1/admin/orphans", ""); w.Code != 200 || strings.TrimSpace(w.Body.String()) != `{"machines":[],"volumes":[]}` {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	b.Left = desktop.Orphans{
+		Machines: []desktop.Stranger{{DesktopID: "dt-stranger", Domain: "bureau-dt-stranger", Owner: "usr-1", Name: "left", State: desktop.MachineRunning}},
+		Volumes:  []desktop.Volume{{Name: "desktop-dt-lost.qcow2", SizeBytes: 42, Why: "nobody has it", DesktopID: "dt-lost"}},
+	}
+	want := `{"machines":[{"desktopId":"dt-stranger","domain":"bureau-dt-stranger","owner":"usr-1","name":"left","state":"running"}],` +
+		`"volumes":[{"name":"desktop-dt-lost.qcow2","sizeBytes":42,"why":"nobody has it"}]}`
+	if w := b.asLocal("GET", "/v1/admin/orphans", ""); w.Code != 200 || strings.TrimSpace(w.Body.String()) != want {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	for _, status := range []int{204, 404} {
+		if w := b.asLocal("DELETE", "/v1/admin/orphans/volumes/desktop-dt-lost.qcow2", ""); w.Code != status {
+			t.Errorf("%d %s, want %d", w.Code, w.Body, status)
+		}
+	}
+	w := b.asLocal("POST", "/v1/admin/orphans/adopt", `{"machine":"bureau-dt-stranger","owner":"usr-2"}`)
+	var d desktop.Desktop
+	if err := json.Unmarshal(w.Body.Bytes(), &d); err != nil || w.Code != 201 || d.ID != "dt-stranger" || d.Owner != "usr-2" ||
+		w.Header().Get("Location") != "/v1/desktops/dt-stranger" {
+		t.Errorf("%d %s %v", w.Code, w.Body, w.Header())
+	}
+	if w := b.asLocal("POST", "/v1/admin/orphans/adopt", `{"machine":"bureau-dt-stranger"}`); w.Code != 404 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 func TestScreenshotDataIsBase64(t *testing.T) {
 	b := newBench(t, nil)
 	var acted struct{ Screenshot struct{ Data string } }

@@ -91,8 +91,9 @@ const goodKey = "sk_live_good"
 type fakeAppliance struct {
 	log string
 
-	mu    sync.Mutex
-	polls map[string]int
+	mu      sync.Mutex
+	polls   map[string]int
+	removed bool // the volume without an owner
 }
 
 func (f *fakeAppliance) ServeHTTP(w http.ResponseWriter, r *http.Request) { f.serve(w, r, false) }
@@ -266,6 +267,17 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 		answer(`{"id":"key-2","userId":"usr-1","name":"ci","prefix":"sk_live_cd","capabilities":["desktop:read"],"createdAt":"2026-01-02T03:04:05Z","expiresAt":null,"lastUsedAt":null,"revokedAt":null,"secret":"sk_live_secret"}`)
 	case "DELETE /v1/admin/keys/key-1":
 		answer(`{"id":"key-1","userId":"usr-1","name":"ci","prefix":"sk_live_ab","capabilities":[],"createdAt":"2026-01-02T03:04:05Z","expiresAt":null,"lastUsedAt":null,"revokedAt":"2026-01-03T00:00:00Z"}`)
+	case "GET /v1/admin/orphans":
+		if f.removed {
+			answer(`{"machines":[],"volumes":[]}`)
+			return
+		}
+		answer(`{"machines":[{"desktopId":"dt-stranger","domain":"bureau-dt-stranger","owner":"usr-9","name":"left","state":"running"}],"volumes":[{"name":"desktop-dt-lost.qcow2","sizeBytes":1048576,"why":"nobody has it"}]}`)
+	case "DELETE /v1/admin/orphans/volumes/desktop-dt-lost.qcow2":
+		f.removed = true
+		w.WriteHeader(204)
+	case "POST /v1/admin/orphans/adopt":
+		answer(desktopJSON(demoID, "left", "running", true, ""))
 	case "GET /v1/providers":
 		answer(`[` + providerJSON("prv-1", "main", `,"fallbackProvider":"prv-2","fallbackModel":"small"`) + `,` + providerJSON("prv-2", "other", "") + `]`)
 	case "POST /v1/providers", "PATCH /v1/providers/prv-1", "PUT /v1/desktops/" + demoID + "/provider", "GET /v1/desktops/" + demoID + "/provider":

@@ -229,7 +229,11 @@ func (f *fakeMachines) Inspect(_ context.Context, id string) (Machine, error) {
 	return Machine{ID: id, State: MachineAbsent}, nil
 }
 
-func (f *fakeMachines) List(context.Context) ([]Machine, error) { return nil, nil }
+func (f *fakeMachines) List(context.Context) ([]Machine, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Values(f.machines)), nil
+}
 
 func (f *fakeMachines) Describe(context.Context, string) (Spec, error) {
 	return Spec{}, Errorf(NotFound, "this host describes nothing")

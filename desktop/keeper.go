@@ -499,6 +499,8 @@ func (k *keeper) status(agent AgentStatus) (status Status, reason string, stage 
 	switch k.machine.State {
 	case MachineRunning, MachinePaused, MachineDying:
 		on = true
+	case "":
+		on = r.Wish == WishHalt // it is not known to be off
 	}
 	switch {
 	case !r.DestroyedAt.IsZero():

@@ -67,8 +67,7 @@ type Manager struct {
 	strangers map[string]bool // machines without a record that the operator was told of
 }
 
-// NewManager makes a Manager and takes up all desktops of the store. It returns at once; the
-// desktops' states become known as their keepers look.
+// NewManager makes a Manager and takes up all desktops of the store.
 func NewManager(ctx context.Context, machines Machines, store Store, connector AgentConnector, config Config, log *slog.Logger) (*Manager, error) {
 	if config.StopGrace == 0 {
 		config.StopGrace = DefaultStopGrace
@@ -99,10 +98,11 @@ func NewManager(ctx context.Context, machines Machines, store Store, connector A
 		keepers:   make(map[string]*keeper),
 		strangers: make(map[string]bool),
 	}
+	look := m.look(ctx)
 	m.ctx, m.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	m.mu.Lock()
 	for _, record := range records {
-		m.keep(record)
+		m.keep(record, look(record.ID))
 	}
 	m.mu.Unlock()
 	if config.IdleStop > 0 {
@@ -123,10 +123,33 @@ func (m *Manager) Close() error {
 	return nil
 }
 
-// keep starts a record's keeper and returns the desktop as it was before the first step. m.mu must
-// be held.
-func (m *Manager) keep(record Record) Desktop {
+// look sees what all machines do, so that no desktop is said to be what its machine is not before
+// its keeper has looked. While the hypervisor is away nothing is known.
+func (m *Manager) look(ctx context.Context) func(id string) Machine {
+	machines, err := m.machines.List(ctx)
+	if err != nil {
+		m.log.Warn("what the machines do is not known yet", "error", err)
+		return func(string) Machine { return Machine{} }
+	}
+	seen := make(map[string]Machine, len(machines))
+	for _, machine := range machines {
+		seen[machine.ID] = machine
+	}
+	return func(id string) Machine {
+		if machine, ok := seen[id]; ok {
+			return machine
+		}
+		return Machine{ID: id, State: MachineAbsent}
+	}
+}
+
+// keep starts a record's keeper and returns the desktop as it was before the first step. machine is
+// what is known of its machine, the zero value when nothing is. m.mu must be held.
+func (m *Manager) keep(record Record, machine Machine) Desktop {
 	k := newKeeper(m, record)
+	if machine.State != "" {
+		k.see(machine)
+	}
 	d := k.desktop()
 	m.keepers[record.ID] = k
 	m.wg.Go(k.run)
@@ -231,7 +254,7 @@ func (m *Manager) insert(ctx context.Context, record Record, limit int, prepare 
 	}
 	if prepare != nil {
 		if err := prepare(ctx, record.ID); err != nil {
-			m.take(record) // which destroys it
+			m.take(record, Machine{}) // which destroys it
 			return Desktop{}, err
 		}
 		whole, err := m.store.UpdateDesktop(ctx, record.ID, func(r *Record) error {
@@ -239,26 +262,26 @@ func (m *Manager) insert(ctx context.Context, record Record, limit int, prepare 
 			return nil
 		})
 		if err != nil {
-			m.take(record)
+			m.take(record, Machine{})
 			return Desktop{}, err
 		}
 		record = whole
 	}
-	d, ok := m.take(record)
+	d, ok := m.take(record, Machine{ID: record.ID, State: MachineAbsent})
 	if !ok {
 		return Desktop{}, errClosing // the next process takes the record up
 	}
 	return d, nil
 }
 
-// take starts a new record's keeper, unless the Manager is being closed.
-func (m *Manager) take(record Record) (Desktop, bool) {
+// take starts a new record's keeper, unless the Manager is being closed. machine is as for keep.
+func (m *Manager) take(record Record, machine Machine) (Desktop, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.ctx.Err() != nil {
 		return Desktop{}, false
 	}
-	return m.keep(record), true
+	return m.keep(record, machine), true
 }
 
 var errClosing = &Error{Code: Unavailable, Message: "the appliance is shutting down", RetryAfter: 5 * time.Second}

@@ -201,7 +201,7 @@ func (m *Manager) Adopt(ctx context.Context, caller Caller, name, owner string) 
 	if err := m.store.InsertDesktop(context.WithoutCancel(ctx), record, 0); err != nil {
 		return Desktop{}, err
 	}
-	d, ok := m.take(record)
+	d, ok := m.take(record, Machine{ID: s.DesktopID, State: s.State, Domain: s.Domain})
 	if !ok {
 		return Desktop{}, errClosing
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // status waits until a desktop has a status.
@@ -249,5 +250,44 @@ func TestServeIsUnprivileged(t *testing.T) {
 				t.Errorf("%s", line)
 			}
 		}
+	}
+}
+
+// What a guest does by itself is seen as it happens: a reboot, which makes it boot again for those who
+// look, and a panic, which turns it off.
+func TestGuestRebootsAndPanics(t *testing.T) {
+	g := minimal(t, "by itself")
+	boot := g.bootID(t)
+	g.sh(t, "echo kept >~/kept; sync")
+	began := time.Now()
+	// The guest may be gone before it has answered.
+	if _, err := g.trySh(t.Context(), "root", "systemctl reboot --force --force"); err != nil {
+		t.Log(err)
+	}
+	g.status(t, "booting")
+	t.Logf("it is seen to reboot %s after it was told to", time.Since(began).Round(time.Millisecond))
+	if err := g.readied(t.Context(), g.id); err != nil {
+		t.Fatal(err)
+	}
+	if now := g.bootID(t); now == boot {
+		t.Error("it has not booted")
+	}
+
+	began = time.Now()
+	if _, err := g.trySh(t.Context(), "root", "echo c >/proc/sysrq-trigger"); err != nil {
+		t.Log(err)
+	}
+	g.status(t, "error")
+	t.Logf("it is seen to panic %s after it was told to", time.Since(began).Round(time.Millisecond))
+	s, err := g.desktop(t.Context(), g.id)
+	if err != nil || !strings.Contains(s.Reason, "panicked") {
+		t.Errorf("%+v, %v", s, err)
+	}
+	g.call(t, http.MethodPost, g.path("start"), nil)
+	if err := g.readied(t.Context(), g.id); err != nil {
+		t.Fatal(err)
+	}
+	if kept := g.sh(t, "cat ~/kept"); kept != "kept\n" {
+		t.Errorf("its disk has %q", kept)
 	}
 }

@@ -49,7 +49,7 @@ func record(id, owner string, created time.Time) desktop.Record {
 	return desktop.Record{ID: id, Owner: owner, Name: "Büro " + id, Tier: "pro", Image: "desktop", ImageDigest: "00ff",
 		Network: desktop.NetworkNAT, VCPUs: 4, MemoryBytes: 8 << 30, DiskBytes: 40 << 30, KeepAlive: true,
 		Approval: desktop.ApprovalPolicy{Shell: true, Patterns: []string{"rm"}}, Agent: desktop.ChatAgent{Kind: desktop.AgentCommand, Preset: desktop.PresetCodex},
-		Wish: desktop.WishRun, Boot: desktop.BootRestart, Failure: "because", CreatedAt: created, UpdatedAt: created,
+		Wish: desktop.WishRun, Boot: desktop.BootRestart, Failure: "because", HasDisk: true, CreatedAt: created, UpdatedAt: created,
 		Lease: desktop.LeaseRecord{TokenHash: "00ee", Lease: desktop.Lease{
 			Holder: "Änne", UserID: "usr-1", KeyID: "key-1", TakenAt: epoch, ExpiresAt: epoch.Add(time.Minute)}}}
 }

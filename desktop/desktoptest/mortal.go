@@ -33,6 +33,13 @@ func NewMortal(name string, nth int) *Mortal {
 	return &Mortal{name: name, nth: nth, died: make(chan struct{})}
 }
 
+// DieAt makes it die at the nth moment of a name from now on.
+func (m *Mortal) DieAt(name string, nth int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.name, m.nth = name, nth
+}
+
 // Died is closed when it has died.
 func (m *Mortal) Died() <-chan struct{} { return m.died }
 
