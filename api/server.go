@@ -70,6 +70,9 @@ type Desktops interface {
 	TakeLease(ctx context.Context, caller desktop.Caller, id, holder string, duration time.Duration) (lease desktop.Lease, token string, err error)
 	ReleaseLease(ctx context.Context, caller desktop.Caller, id string) error
 
+	// Host tells what the host has, what of it is promised to desktops and what is free.
+	Host(ctx context.Context) (desktop.HostState, error)
+
 	// Ready tells whether the appliance can do its work.
 	Ready(ctx context.Context) error
 }
@@ -191,6 +194,7 @@ func New(o Options) *Server {
 	s.chatRoutes()
 	s.completionRoutes()
 	s.adminRoutes()
+	s.hostRoutes()
 	s.documentRoutes()
 
 	var err error

@@ -17,7 +17,8 @@ func (a *app) doctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "doctor", Short: "Examine this host, and say what is wrong and what mends it",
 		Long: `Examine this host: whether its processor can run guests, libvirt and QEMU, permissions,
-networks, disk space, the default image, and whether the appliance runs. It changes nothing.
+networks, disk space, the default image, whether the appliance runs, and how many more desktops it has
+room for. It changes nothing.
 
   ✓ good    ! works, but could be better    ✗ wrong: the exit code is 1`,
 		Args: cobra.NoArgs,
@@ -85,7 +86,13 @@ func (a *app) examine(ctx context.Context) []Check {
 	} else {
 		checks = append(checks, a.parts.Checks(ctx, settings)...)
 	}
-	return append(checks, checkBuilder(), a.checkAppliance(ctx, settings))
+	checks = append(checks, checkBuilder(), a.checkAppliance(ctx, settings))
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if check, ok := a.checkCapacity(ctx); ok {
+		checks = append(checks, check)
+	}
+	return checks
 }
 
 // checkAppliance asks the appliance whether it is ready, and if there is none, whether another

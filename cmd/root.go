@@ -111,7 +111,7 @@ socket, as root. From elsewhere give it an address and an API key:
 		}
 	}
 	add("use", a.desktopCommand(), a.chatCommand(), a.mcpCommand(), a.benchCommand(), a.meCommand())
-	add("manage", a.userCommand(), a.keyCommand(), a.providerCommand(), a.usageCommand(), a.imageCommand(), a.configCommand(), a.doctorCommand())
+	add("manage", a.userCommand(), a.keyCommand(), a.providerCommand(), a.usageCommand(), a.imageCommand(), a.hostCommand(), a.configCommand(), a.doctorCommand())
 	add("run", a.serveCommand(), a.agentCommand(), a.openapiCommand(), a.versionCommand())
 	root.AddCommand(exitCodesTopic())
 	return root
