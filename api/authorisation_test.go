@@ -96,6 +96,7 @@ var granted = map[string]rule{
 	"GET /v1/desktops/{id}/lease":                        needs(desktop.CanControl),
 	"DELETE /v1/desktops/{id}/lease":                     needs(desktop.CanControl),
 
+	"GET /v1/admin/host":         operator,
 	"GET /v1/admin/users":        operator,
 	"POST /v1/admin/users":       operator,
 	"GET /v1/admin/keys":         operator,

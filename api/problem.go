@@ -50,7 +50,7 @@ var kinds = []Kind{
 	{string(requestTimeout), http.StatusRequestTimeout, "Request timeout",
 		"The body did not arrive in time. Send it again."},
 	{string(desktop.Conflict), http.StatusConflict, "Conflict",
-		"Not in the present state, which the sentence names. Wait for another state, or lead there."},
+		"Not in the present state, which the sentence names. Wait for another state, or lead there. With \"resource\", the owner has as many desktops, or running ones, as their tier allows: \"limit\"."},
 	{string(keyReused), http.StatusUnprocessableEntity, "Idempotency key reused",
 		"The Idempotency-Key came with another request within the last 24 hours. Make a new key for each request, and send a repetition exactly as the first."},
 	{string(desktop.TooLarge), http.StatusRequestEntityTooLarge, "Too large",
@@ -66,7 +66,7 @@ var kinds = []Kind{
 	{string(desktop.Unavailable), http.StatusServiceUnavailable, "Not available now",
 		"The same request may succeed later, such as when the desktop has booted and its agent is ready. Wait as long as the Retry-After header says."},
 	{string(desktop.Exhausted), http.StatusInsufficientStorage, "Host exhausted",
-		"The host has not enough memory or disk left. Stop or destroy a desktop, or ask the operator."},
+		"The host has not enough memory, processors or disk for this desktop: \"resource\" says which, \"needed\" how much, \"free\" how much there is. Nothing was changed. Stop or destroy a desktop, ask for a smaller one, or ask the operator."},
 }
 
 // problemPath is where the kinds are explained, and the beginning of every type.
@@ -135,6 +135,12 @@ func (*Problem) TransformSchema(r huma.Registry, schema *huma.Schema) *huma.Sche
 		Description: "With status 423: when that ends at the latest, unless it is renewed"}
 	schema.Properties["made"] = &huma.Schema{Type: huma.TypeString,
 		Description: "With status 409 of a repetition: id of what the first request with its Idempotency-Key has made"}
+	schema.Properties["resource"] = &huma.Schema{Type: huma.TypeString, Enum: []any{
+		desktop.ResourceMemory, desktop.ResourceVCPUs, desktop.ResourceDisk, desktop.ResourceDesktops, desktop.ResourceRunning, "database"},
+		Description: "What there is not enough of: with status 507 of the host's, with 409 of the owner's tier, with 503 the database's disk"}
+	schema.Properties["needed"] = &huma.Schema{Type: huma.TypeInteger, Description: "With resource: how much of it is needed, in bytes or in number"}
+	schema.Properties["free"] = &huma.Schema{Type: huma.TypeInteger, Description: "With resource: how much of it is free"}
+	schema.Properties["limit"] = &huma.Schema{Type: huma.TypeInteger, Description: "With resource and status 409: how many the owner may have"}
 	schema.Properties["acted"] = &huma.Schema{Type: huma.TypeBoolean,
 		Description: "true when the input was done and only what comes after it failed: do not do it again"}
 	schema.Properties["index"] = &huma.Schema{Type: huma.TypeInteger, Description: "Of several actions: the one that failed, from 0"}

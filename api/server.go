@@ -79,6 +79,9 @@ type Desktops interface {
 	RemoveOrphan(ctx context.Context, caller desktop.Caller, volume string) error
 	Adopt(ctx context.Context, caller desktop.Caller, name, owner string) (desktop.Desktop, error)
 
+	// Host tells what the host has, what of it is promised to desktops and what is free.
+	Host(ctx context.Context) (desktop.HostState, error)
+
 	// Ready tells whether the appliance can do its work.
 	Ready(ctx context.Context) error
 }
@@ -249,6 +252,7 @@ func New(o Options) *Server {
 	s.completionRoutes()
 	s.adminRoutes()
 	s.orphanRoutes()
+	s.hostRoutes()
 	s.documentRoutes()
 
 	var err error

@@ -24,7 +24,10 @@ type Options struct {
 	Model func(model.Endpoint) (model.Model, error)
 	// Note takes down what turns do, for the activity log; nil for nobody.
 	Note func(activity.Entry)
-	Log  *slog.Logger // none when nil
+	// Use, when not nil, notes that a desktop is used until done is called, so that it is not stopped for
+	// inactivity while its agent thinks.
+	Use func(desktopID string) (done func())
+	Log *slog.Logger // none when nil
 
 	MaxSteps        int           // of a turn that names none
 	Timeout         time.Duration // of a turn that names none
@@ -164,6 +167,20 @@ func (s *Service) abandon(ctx context.Context, t Turn) error {
 // Begin begins a turn and returns at once. The turn goes on whatever becomes of ctx. It is Unavailable
 // when the desktop cannot be used, and Conflict, with the member "turnId", while another turn runs.
 func (s *Service) Begin(ctx context.Context, caller desktop.Caller, desktopID string, prompt Prompt) (Turn, error) {
+	if _, err := s.Desktops.Get(ctx, caller, desktopID); err != nil {
+		return Turn{}, err
+	}
+	// The use begins before the status is looked at: a desktop that runs then is not stopped any more.
+	done := func() {}
+	if s.Use != nil {
+		done = s.Use(desktopID)
+	}
+	begun := false
+	defer func() {
+		if !begun {
+			done()
+		}
+	}()
 	d, err := s.Desktops.Get(ctx, caller, desktopID)
 	if err != nil {
 		return Turn{}, err
@@ -221,7 +238,9 @@ func (s *Service) Begin(ctx context.Context, caller desktop.Caller, desktopID st
 	}
 	t := newTurn(s, caller, d, record, prompt, endpoints)
 	s.turns[d.ID] = t
+	begun = true
 	s.wg.Go(func() {
+		defer done()
 		t.run()
 		s.mu.Lock()
 		delete(s.turns, d.ID)

@@ -11,9 +11,11 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 
 	"bureau/agent"
 	"bureau/api"
@@ -66,7 +68,8 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 		return err
 	}
 	defer lender.clients.Close()
-	manager, err := desktop.NewManager(ctx, host, kept, &agent.Connector{Binary: "/proc/self/exe", Handler: lender.gateway.For, Log: log},
+	var used uses
+	manager, err := desktop.NewManager(ctx, host, kept, &agent.Connector{Binary: "/proc/self/exe", Handler: used.of(lender.gateway.For), Log: log},
 		desktop.Config{
 			Tiers:        tiers,
 			DefaultTier:  c.DefaultTier,
@@ -75,11 +78,20 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 			StopGrace:    c.StopGrace,
 			BootTimeout:  c.BootTimeout,
 			ScreenIdle:   c.ScreenIdle,
+			IdleStop:     c.IdleStop,
+			Capacity: desktop.Capacity{
+				Memory:        c.Capacity.Memory,
+				MemoryReserve: int64(c.Capacity.MemoryReserve),
+				VCPUsPerCPU:   c.Capacity.VCPUsPerCPU,
+				Disk:          c.Capacity.Disk,
+				DiskReserve:   int64(c.Capacity.DiskReserve),
+			},
 		}, log)
 	if err != nil {
 		return err
 	}
 	defer closing(&err, manager.Close)
+	used.manager.Store(manager)
 
 	agents, err := assistant.New(ctx, assistant.Options{
 		Desktops:        manager,
@@ -94,6 +106,7 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 		MaxTokens:       int64(c.Chat.MaxTokens),
 		ApprovalTimeout: c.Chat.ApprovalTimeout,
 		DesktopWait:     c.Chat.DesktopWait,
+		Use:             manager.Use,
 	})
 	if err != nil {
 		return err
@@ -156,6 +169,25 @@ func serve(ctx context.Context, c config.Config, log *slog.Logger, ready func(Se
 	return server.Serve(ctx, tcp, socket)
 }
 
+// uses notes that desktops are used whose programs use models. The agents are connected to while the
+// Manager is being made: until that is there it notes nothing.
+type uses struct {
+	manager atomic.Pointer[desktop.Manager]
+}
+
+// of makes what notes the uses of what lends makes.
+func (u *uses) of(lends func(desktopID string) http.Handler) func(desktopID string) http.Handler {
+	return func(desktopID string) http.Handler {
+		lend := lends(desktopID)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if manager := u.manager.Load(); manager != nil {
+				defer manager.Use(desktopID)()
+			}
+			lend.ServeHTTP(w, r)
+		})
+	}
+}
+
 // closing adds the error of a part's end to that of the appliance.
 func closing(err *error, end func() error) { *err = errors.Join(*err, end()) }
 
@@ -194,6 +226,7 @@ func tiersOf(c config.Config) []desktop.Tier {
 			MemoryBytes: int64(t.Memory),
 			DiskBytes:   int64(t.Disk),
 			Desktops:    t.Desktops,
+			Running:     t.Running,
 		})
 	}
 	slices.SortStableFunc(tiers, func(a, b desktop.Tier) int { return cmp.Compare(a.MemoryBytes, b.MemoryBytes) })

@@ -172,7 +172,7 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 		case "stuck":
 			answer(desktopJSON(stuckID, "stuck", "pending", false, ""))
 		case "full":
-			problemJSON(w, 507, "the host has not enough memory", "")
+			problemJSON(w, 507, "the host has not enough memory", `,"resource":"memory","needed":4294967296,"free":1073741824`)
 		default:
 			answer(desktopJSON(bootID, draft.Name, "pending", false, ""))
 		}
@@ -255,6 +255,9 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 		problemJSON(w, 409, "the approval is expired already", "")
 	case "GET /v1/me":
 		answer(`{"id":"usr-1","userId":"usr-1","email":"root@localhost","role":"admin","tier":"max","capabilities":["desktop:read","desktop:chat"]}`)
+	case "GET /v1/admin/host":
+		answer(`{"memory":{"total":17179869184,"available":9663676416,"limit":24696061952,"reserved":4294967296,"free":20401094656},` +
+			`"vcpus":{"total":4,"limit":32,"reserved":32,"free":0},"disk":{"total":1099511627776,"available":549755813888,"limit":null,"reserved":21474836480,"free":null},"desktops":3,"running":1}`)
 	case "GET /v1/admin/users":
 		answer(`[{"id":"usr-0","email":"anna@example.org","role":"user","tier":"free","createdAt":"2026-01-02T03:04:05Z"},{"id":"usr-1","email":"root@localhost","role":"admin","tier":"max","createdAt":"2026-01-02T03:04:05Z"}]`)
 	case "POST /v1/admin/users":

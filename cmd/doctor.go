@@ -18,7 +18,8 @@ func (a *app) doctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "doctor", Short: "Examine this host, and say what is wrong and what mends it",
 		Long: `Examine this host: whether its processor can run guests, libvirt and QEMU, permissions,
-networks, disk space, the default image, and whether the appliance runs. It changes nothing.
+networks, disk space, the default image, whether the appliance runs, and how many more desktops it has
+room for. It changes nothing.
 
   ✓ good    ! works, but could be better    ✗ wrong: the exit code is 1`,
 		Args: cobra.NoArgs,
@@ -90,6 +91,11 @@ func (a *app) examine(ctx context.Context) []Check {
 	checks = append(checks, checkBuilder(), appliance)
 	if appliance.OK {
 		checks = append(checks, a.checkOrphans(ctx)...)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if check, ok := a.checkCapacity(ctx); ok {
+		checks = append(checks, check)
 	}
 	return checks
 }

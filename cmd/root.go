@@ -113,7 +113,7 @@ socket, as root. From elsewhere give it an address and an API key:
 		}
 	}
 	add("use", a.desktopCommand(), a.chatCommand(), a.mcpCommand(), a.benchCommand(), a.meCommand())
-	add("manage", a.userCommand(), a.keyCommand(), a.providerCommand(), a.usageCommand(), a.activityCommand(), a.backupCommand(), a.restoreCommand(), a.imageCommand(), a.configCommand(), a.gcCommand(), a.doctorCommand())
+	add("manage", a.userCommand(), a.keyCommand(), a.providerCommand(), a.usageCommand(), a.activityCommand(), a.backupCommand(), a.restoreCommand(), a.imageCommand(), a.hostCommand(), a.configCommand(), a.gcCommand(), a.doctorCommand())
 	add("run", a.serveCommand(), a.agentCommand(), a.openapiCommand(), a.versionCommand())
 	root.AddCommand(exitCodesTopic())
 	return root

@@ -22,6 +22,7 @@ func hypervisorOptions(c config.Config, log *slog.Logger) hypervisor.Options {
 	o := hypervisor.Options{
 		URI:          c.Libvirt.URI,
 		Prefix:       c.Libvirt.Prefix,
+		LeastSpace:   int64(c.Capacity.DiskReserve),
 		Acceleration: c.Acceleration,
 		Version:      Version(),
 		Log:          log,

@@ -657,3 +657,20 @@ func (w *World) RevokeKey(_ context.Context, id string) (desktop.Key, error) {
 	}
 	return desktop.Key{}, desktop.Errorf(desktop.NotFound, "there is no key %s", id)
 }
+
+// HostState is what a World's host has.
+var HostState = func() desktop.HostState {
+	of := func(n int64) *int64 { return &n }
+	return desktop.HostState{
+		Memory:   desktop.Resource{Total: 16 << 30, Available: of(9 << 30), Limit: of(23 << 30), Reserved: 4 << 30, Free: of(19 << 30)},
+		VCPUs:    desktop.Resource{Total: 4, Limit: of(32), Reserved: 2, Free: of(30)},
+		Disk:     desktop.Resource{Total: 1 << 40, Available: of(1 << 39), Reserved: 20 << 30},
+		Desktops: 1, Running: 1,
+	}
+}()
+
+func (w *World) Host(context.Context) (desktop.HostState, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return HostState, w.enter("Host")
+}

@@ -596,6 +596,11 @@ func (c *Client) Decide(ctx context.Context, id, approval string, approve bool) 
 
 // The operator's own, on the administration socket.
 
+// Host is what the host has and how much of it is free; for the operator.
+func (c *Client) Host(ctx context.Context) (desktop.HostState, error) {
+	return get[desktop.HostState](ctx, c, http.MethodGet, "/v1/admin/host", nil)
+}
+
 func (c *Client) Users(ctx context.Context) ([]desktop.User, error) {
 	return get[[]desktop.User](ctx, c, http.MethodGet, "/v1/admin/users", nil)
 }

@@ -7,6 +7,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -47,11 +48,13 @@ type Config struct {
 	Network      string          `mapstructure:"network"`
 	Tiers        map[string]Tier `mapstructure:"tiers"`
 	DefaultTier  string          `mapstructure:"defaultTier"`
+	Capacity     Capacity        `mapstructure:"capacity"`
 
 	RateLimit   int           `mapstructure:"rateLimit"` // requests a minute and key; 0 is no limit
 	StopGrace   time.Duration `mapstructure:"stopGrace"`
 	BootTimeout time.Duration `mapstructure:"bootTimeout"`
 	ScreenIdle  time.Duration `mapstructure:"screenIdle"`
+	IdleStop    time.Duration `mapstructure:"idleStop"` // 0 is never
 	Models      Models        `mapstructure:"models"`
 	Chat        Chat          `mapstructure:"chat"`
 	Activity    Activity      `mapstructure:"activity"`
@@ -77,6 +80,15 @@ type Connections struct {
 // CORS says which web pages may use the API.
 type CORS struct {
 	Origins string `mapstructure:"origins"` // separated by commas; see Origins
+}
+
+// Capacity says how much of the host desktops may be promised; 0 is any amount.
+type Capacity struct {
+	Memory        float64 `mapstructure:"memory"`
+	MemoryReserve Bytes   `mapstructure:"memoryReserve"`
+	VCPUsPerCPU   float64 `mapstructure:"vcpusPerCPU"`
+	Disk          float64 `mapstructure:"disk"`
+	DiskReserve   Bytes   `mapstructure:"diskReserve"`
 }
 
 // Models says how providers of models are reached and how much of them may be used.
@@ -116,6 +128,7 @@ type Tier struct {
 	Memory   Bytes `mapstructure:"memory"`
 	Disk     Bytes `mapstructure:"disk"`
 	Desktops int   `mapstructure:"desktops"`
+	Running  int   `mapstructure:"running"`
 }
 
 // Chat is the limits of a turn of a desktop's agent.
@@ -167,10 +180,16 @@ var settings = []setting{
 	{"image", "desktop", "image of a desktop that names none"},
 	{"network", desktop.NetworkNAT, "network of a desktop that names none: nat or isolated"},
 	{"defaultTier", "free", "tier of a user who was given none"},
+	{"capacity.memory", 1.5, "how many times the host's memory running desktops may have together; 0 is any amount"},
+	{"capacity.memoryReserve", "1GiB", "memory that is left to the host"},
+	{"capacity.vcpusPerCPU", 8.0, "virtual processors that running desktops may have for each of the host's; 0 is any number"},
+	{"capacity.disk", 10.0, "how many times the room for their disks may be promised to desktops; 0 is any amount"},
+	{"capacity.diskReserve", "1GiB", "disk that has to be free for a desktop to be made or started"},
 	{"rateLimit", 600, "requests a minute and key; 0 is no limit"},
 	{"stopGrace", 30 * time.Second, "how long a guest may take to shut down before it is turned off"},
 	{"bootTimeout", 5 * time.Minute, "how long a desktop may take to become ready"},
 	{"screenIdle", 30 * time.Second, "how long a display nobody looks at stays connected"},
+	{"idleStop", time.Duration(0), "after how long without use a desktop is stopped; 0 is never"},
 	{"models.proxy", "", "URL of the proxy through which model providers are reached; none when empty"},
 	{"models.noProxy", "", "hosts and networks that are reached without it, separated by commas"},
 	{"models.privateAddresses", false, "let users' own model providers be at addresses that are not public"},
@@ -205,7 +224,7 @@ func (c Config) DesktopTiers() map[string]desktop.Tier {
 	tiers := make(map[string]desktop.Tier, len(c.Tiers))
 	for name, t := range c.Tiers {
 		tiers[name] = desktop.Tier{Name: name, VCPUs: t.VCPUs, MemoryBytes: int64(t.Memory),
-			DiskBytes: int64(t.Disk), Desktops: t.Desktops}
+			DiskBytes: int64(t.Disk), Desktops: t.Desktops, Running: t.Running}
 	}
 	return tiers
 }
@@ -318,6 +337,8 @@ func (c Config) Validate() error {
 		return invalid("bootTimeout", c.BootTimeout, "a time from 10s to 1h")
 	case c.ScreenIdle < time.Second || c.ScreenIdle > 24*time.Hour:
 		return invalid("screenIdle", c.ScreenIdle, "a time from 1s to 24h")
+	case c.IdleStop != 0 && (c.IdleStop < time.Minute || c.IdleStop > 365*24*time.Hour):
+		return invalid("idleStop", c.IdleStop, "a time from 1m to 8760h, or 0s for never")
 	case c.Chat.MaxSteps < 1 || c.Chat.MaxSteps > assistant.MaxSteps:
 		return invalid("chat.maxSteps", c.Chat.MaxSteps, fmt.Sprintf("a number from 1 to %d", assistant.MaxSteps))
 	case c.Chat.Timeout < time.Second || c.Chat.Timeout > assistant.MaxTimeout:
@@ -333,7 +354,7 @@ func (c Config) Validate() error {
 	case c.Log.Format != "text" && c.Log.Format != "json":
 		return invalid("log.format", c.Log.Format, "text or json")
 	}
-	if err := c.Models.validate(); err != nil {
+	if err := errors.Join(c.Capacity.validate(), c.Models.validate()); err != nil {
 		return err
 	}
 	return c.validateTiers()
@@ -372,6 +393,27 @@ func (c Config) validateStrangers() error {
 	return nil
 }
 
+func (c Capacity) validate() error {
+	for _, s := range []struct {
+		key string
+		n   float64
+	}{{"memory", c.Memory}, {"vcpusPerCPU", c.VCPUsPerCPU}, {"disk", c.Disk}} {
+		if !(s.n >= 0 && s.n <= maxRatio) { // nor is it NaN
+			return invalid("capacity."+s.key, s.n, fmt.Sprintf("a number from 0 to %d, 0 for no limit", maxRatio))
+		}
+	}
+	if c.DiskReserve < leastReserve {
+		return invalid("capacity.diskReserve", c.DiskReserve, "16MiB or more")
+	}
+	return nil
+}
+
+// Limits of a Capacity.
+const (
+	maxRatio     = 1_000_000
+	leastReserve = 16 << 20
+)
+
 func (m Models) validate() error {
 	if u, err := url.Parse(m.Proxy); m.Proxy != "" && (err != nil || u.Host == "" || !slices.Contains([]string{"http", "https", "socks5"}, u.Scheme)) {
 		return invalid("models.proxy", m.Proxy, "an address such as http://proxy.example.org:3128")
@@ -403,6 +445,8 @@ func (c Config) validateTiers() error {
 			return invalid(key+".disk", t.Disk, "1GiB or more")
 		case t.Desktops < 0:
 			return invalid(key+".desktops", t.Desktops, "a number of desktops, or 0 for no limit")
+		case t.Running < 0:
+			return invalid(key+".running", t.Running, "a number of desktops, or 0 for all of them")
 		}
 	}
 	if _, ok := c.Tiers[c.DefaultTier]; !ok {

@@ -149,6 +149,11 @@ func TestFaultsNameTheSetting(t *testing.T) {
 		"prefix":           {"libvirt: {prefix: Bureau}", "setting libvirt.prefix is"},
 		"acceleration":     {"acceleration: hvf", "setting acceleration is"},
 		"network":          {"network: bridge", "setting network is"},
+		"promises":         {"capacity: {memory: -1}", "setting capacity.memory is"},
+		"no promise":       {"capacity: {disk: .nan}", "setting capacity.disk is"},
+		"no reserve":       {"capacity: {diskReserve: 0}", "setting capacity.diskReserve is"},
+		"idle":             {"idleStop: 5s", "setting idleStop is"},
+		"tier running":     {"tiers: {free: {vcpus: 1, memory: 1GiB, disk: 2GiB, running: -1}}", "setting tiers.free.running is"},
 		"rate":             {"rateLimit: -1", "setting rateLimit is"},
 		"proxy":            {"models: {proxy: proxy.example.org}", "setting models.proxy is"},
 		"model limit":      {"models: {owner: {tokensPerDay: -1}}", "setting models.owner.tokensPerDay is"},
@@ -236,7 +241,7 @@ func TestValues(t *testing.T) {
 			node = below[part]
 		}
 		want := fmt.Sprint(node)
-		if d, err := time.ParseDuration(want); err == nil {
+		if d, err := time.ParseDuration(want); err == nil && want != "0" { // a number without a unit
 			want = d.String()
 		}
 		if v.Value != want {

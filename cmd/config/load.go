@@ -28,6 +28,8 @@ func AddFlags(flags *pflag.FlagSet) {
 			flags.String(s.name, value, s.usage)
 		case int:
 			flags.Int(s.name, value, s.usage)
+		case float64:
+			flags.Float64(s.name, value, s.usage)
 		case bool:
 			flags.Bool(s.name, value, s.usage)
 		case time.Duration:
@@ -126,7 +128,7 @@ func flatten(prefix string, tree map[string]any) []string {
 	return keys
 }
 
-var tierFields = []string{"vcpus", "memory", "disk", "desktops"}
+var tierFields = []string{"vcpus", "memory", "disk", "desktops", "running"}
 
 func known(key string) bool {
 	if rest, ok := strings.CutPrefix(key, "tiers."); ok {
@@ -221,6 +223,8 @@ func decodeError(err error) error {
 	return desktop.Errorf(desktop.Invalid, "configuration: %s", strings.Join(parts, "; "))
 }
 
+func number(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }
+
 // Value is one setting that is in effect.
 type Value struct {
 	Name  string `json:"name"`
@@ -238,8 +242,13 @@ func (c Config) Values() []Value {
 		{"libvirt.uri", c.Libvirt.URI}, {"libvirt.prefix", c.Libvirt.Prefix},
 		{"libvirt.pool.name", c.Libvirt.Pool.Name}, {"libvirt.pool.path", c.Libvirt.Pool.Path},
 		{"acceleration", c.Acceleration}, {"image", c.Image}, {"network", c.Network},
-		{"defaultTier", c.DefaultTier}, {"rateLimit", strconv.Itoa(c.RateLimit)},
+		{"defaultTier", c.DefaultTier},
+		{"capacity.memory", number(c.Capacity.Memory)}, {"capacity.memoryReserve", c.Capacity.MemoryReserve.String()},
+		{"capacity.vcpusPerCPU", number(c.Capacity.VCPUsPerCPU)},
+		{"capacity.disk", number(c.Capacity.Disk)}, {"capacity.diskReserve", c.Capacity.DiskReserve.String()},
+		{"rateLimit", strconv.Itoa(c.RateLimit)},
 		{"stopGrace", c.StopGrace.String()}, {"bootTimeout", c.BootTimeout.String()}, {"screenIdle", c.ScreenIdle.String()},
+		{"idleStop", c.IdleStop.String()},
 		{"models.proxy", c.Models.Proxy}, {"models.noProxy", c.Models.NoProxy},
 		{"models.privateAddresses", strconv.FormatBool(c.Models.PrivateAddresses)}, {"models.onlyConfigured", strconv.FormatBool(c.Models.OnlyConfigured)},
 		{"chat.maxSteps", strconv.Itoa(c.Chat.MaxSteps)}, {"chat.timeout", c.Chat.Timeout.String()},
@@ -265,7 +274,7 @@ func (c Config) Values() []Value {
 		t := c.Tiers[name]
 		values = append(values, Value{"tiers." + name + ".vcpus", strconv.Itoa(t.VCPUs)},
 			Value{"tiers." + name + ".memory", t.Memory.String()}, Value{"tiers." + name + ".disk", t.Disk.String()},
-			Value{"tiers." + name + ".desktops", strconv.Itoa(t.Desktops)})
+			Value{"tiers." + name + ".desktops", strconv.Itoa(t.Desktops)}, Value{"tiers." + name + ".running", strconv.Itoa(t.Running)})
 	}
 	return values
 }
