@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"bureau/api/certificate"
 	"bureau/desktop"
 )
 
@@ -168,5 +172,79 @@ func TestServeTellsOfABrokenListener(t *testing.T) {
 	web.Close()
 	if err := b.server.Serve(t.Context(), web, nil); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestServeOverTLS: the listener speaks TLS and HTTP/1.1, the limits of connections hold there, too, and
+// another certificate ends no connection.
+func TestServeOverTLS(t *testing.T) {
+	folder := t.TempDir()
+	shown, err := certificate.Generated(folder, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	strict := false
+	b, address, _, stop := served(t, time.Second, func(o *Options) {
+		o.TLS, o.StrictTransport, o.Connections = shown.TLS(), func() bool { return strict }, 2
+	})
+	address = strings.Replace(address, "http:", "https:", 1)
+	client := func() *http.Client {
+		t.Helper()
+		trusted, err := certificate.Trust(shown.Fingerprint())
+		if err != nil {
+			t.Fatal(err)
+		}
+		transport := &http.Transport{TLSClientConfig: trusted, ForceAttemptHTTP2: true}
+		t.Cleanup(transport.CloseIdleConnections)
+		return &http.Client{Transport: transport}
+	}
+	reused := false
+	trace := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { reused = c.Reused }})
+	ask := func(client *http.Client) *http.Response {
+		t.Helper()
+		request, err := http.NewRequestWithContext(trace, "GET", address+"/v1/me", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Bearer "+b.key)
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		if _, err := io.Copy(io.Discard, response.Body); err != nil || response.StatusCode != 200 || response.ProtoMajor != 1 {
+			t.Fatalf("got %s %s, %v", response.Proto, response.Status, err)
+		}
+		return response
+	}
+	for range 2 { // as many as there may be, which have not even begun
+		defer raw(t, strings.Replace(address, "https:", "http:", 1), "127.0.0.1").Close()
+	}
+	first := client()
+	if response := ask(first); response.Header.Get("Strict-Transport-Security") != "" || response.TLS == nil {
+		t.Errorf("got %v", response.Header)
+	}
+	strict = true
+	if response := ask(first); !strings.HasPrefix(response.Header.Get("Strict-Transport-Security"), "max-age=") || !reused {
+		t.Errorf("got %v, on the same connection %t", response.Header, reused)
+	}
+	for _, file := range []string{certificate.CertFile, certificate.KeyFile} {
+		if err := os.Remove(filepath.Join(folder, file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := shown.Fingerprint()
+	if _, err := certificate.Generated(folder, nil, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	if err := shown.Reload(); err != nil || shown.Fingerprint() == before {
+		t.Fatalf("the certificate is the former one: %v", err)
+	}
+	if ask(first); !reused {
+		t.Error("the connection did not outlive its certificate")
+	}
+	ask(client()) // who trusts the new one
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }

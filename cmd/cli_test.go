@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"bureau/api/certificate"
 	"bureau/cmd/config"
 	"bureau/desktop"
 	"bureau/packaging/image"
@@ -56,6 +58,14 @@ func TestScripts(t *testing.T) {
 			local.Listener = listener
 			local.Start()
 			env.Defer(local.Close)
+			secure := httptest.NewTLSServer(fake)
+			env.Defer(secure.Close)
+			env.Setenv("TLSURL", secure.URL)
+			env.Setenv("FINGERPRINT", certificate.Fingerprint(secure.Certificate()))
+			env.Setenv("CAFILE", filepath.Join(dir, "ca.pem"))
+			if err := os.WriteFile(filepath.Join(dir, "ca.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw}), 0o600); err != nil {
+				return err
+			}
 			env.Setenv("URL", server.URL)
 			env.Setenv("SOCKET", socket)
 			env.Setenv("BUREAU_CONFIG_NONE", filepath.Join(dir, "none"))

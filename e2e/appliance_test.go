@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,7 +49,9 @@ type appliance struct {
 
 	mu         sync.Mutex
 	process    *process
+	starts     int
 	deviations []error
+	secrets    []string // that are to be in no log; see secret
 }
 
 // process is one run of serve.
@@ -221,6 +225,7 @@ func (a *appliance) makeKey(ctx context.Context) error {
 	}
 	out, err := a.output(ctx, "key", "create", "tests", "--user", owner, "--all")
 	a.key = strings.TrimSpace(string(out))
+	a.secret(a.key)
 	return err
 }
 
@@ -278,8 +283,8 @@ func (a *appliance) output(ctx context.Context, args ...string) ([]byte, error) 
 	return out, nil
 }
 
-// start runs serve and returns when it answers.
-func (a *appliance) start(ctx context.Context) error {
+// start runs serve, with further flags, and returns when it answers.
+func (a *appliance) start(ctx context.Context, flags ...string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	log, err := os.OpenFile(a.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -287,7 +292,10 @@ func (a *appliance) start(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	p := &process{Cmd: a.command(context.Background(), "serve"), ended: make(chan struct{})}
+	// Every other life of it logs as JSON, so that a run's log is looked through in both formats.
+	format := []string{"text", "json"}[a.starts%2]
+	a.starts++
+	p := &process{Cmd: a.command(context.Background(), append([]string{"serve", "--log.format", format}, flags...)...), ended: make(chan struct{})}
 	p.Stdout, p.Stderr = log, log
 	p.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	p.SysProcAttr.Setpgid = true // an interrupt at the terminal is for the tests, which then tidy up
@@ -318,7 +326,9 @@ func (a *appliance) ping(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	response, err := http.DefaultClient.Do(r)
+	// Whose certificate it is does not matter here.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	response, err := client.Do(r)
 	if err != nil {
 		return err
 	}
@@ -360,11 +370,59 @@ func (a *appliance) remove() error {
 	if a.checked != nil {
 		progress("%d exchanges held against the OpenAPI document", a.checked.Checked())
 	}
-	err = errors.Join(err, a.end(syscall.SIGTERM))
+	err = errors.Join(err, a.end(syscall.SIGTERM), a.discreet())
 	if _, statErr := os.Stat(a.binary); statErr == nil {
 		err = errors.Join(err, a.purge(ctx), nothingLeft(ctx), removeForeign(ctx))
 	}
 	return errors.Join(err, os.RemoveAll(a.dir))
+}
+
+// secret notes a text that must not be in the log at the end of the run.
+func (a *appliance) secret(text string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.secrets = append(a.secrets, text)
+}
+
+// wholeKey is any API key.
+var wholeKey = regexp.MustCompile(`sk_live_[a-z2-7]{20,}`)
+
+// discreet checks that of the secrets of the run so far none has been logged. A log that is not there is
+// none of a serve that has run.
+func (a *appliance) discreet() error {
+	log, err := os.ReadFile(a.log)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	lines := 0
+	for line := range bytes.Lines(log) {
+		lines++
+		if wholeKey.Match(line) {
+			return fmt.Errorf("an API key has been logged: %s", line)
+		}
+		for _, secret := range a.secrets {
+			if bytes.Contains(line, []byte(secret)) {
+				return fmt.Errorf("the secret %q has been logged: %s", secret, line)
+			}
+		}
+	}
+	progress("none of %d secrets is in the %d lines that %d lives of serve have logged", len(a.secrets), lines, a.starts)
+	return nil
+}
+
+// faults are the lines of the log in which serve tells of a fault of its own.
+func (a *appliance) faults() (lines []string) {
+	for line := range strings.Lines(a.logTail(1_000_000)) {
+		if strings.Contains(line, "level=ERROR") || strings.Contains(line, `"level":"ERROR"`) {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 // logTail is the last lines of serve's log.

@@ -69,6 +69,7 @@ func (a *appliance) provide(t testing.TB, format model.Format, url, key string, 
 	t.Helper()
 	add := append([]string{"provider", "add", string(format), "--base-url", url,
 		"--model", modeltest.Endpoint(format, "", "").Model}, args...)
+	a.secret(key)
 	c := a.command(t.Context(), add...)
 	c.Stdin = strings.NewReader(key)
 	if out, err := c.CombinedOutput(); err != nil {

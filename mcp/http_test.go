@@ -147,7 +147,7 @@ func TestSessionsAreBounded(t *testing.T) {
 
 // TestWebPagesDoNotComeIn: neither by a name of their own that leads here, nor from elsewhere.
 func TestWebPagesDoNotComeIn(t *testing.T) {
-	h := newHouse(t, Options{Hosts: []string{"Bureau.example.org"}}, nil)
+	h := newHouse(t, Options{Hosts: []string{"Bureau.example.org"}, Origins: []string{"https://desk.example.org"}}, nil)
 	key := h.key()
 	for _, c := range []struct {
 		host, origin string
@@ -159,6 +159,9 @@ func TestWebPagesDoNotComeIn(t *testing.T) {
 		{"bureau.example.org", "", true},
 		{"BUREAU.example.org:443", "https://bureau.example.org", true},
 		{"localhost", "http://localhost:6274", true},
+		{"localhost", "https://desk.example.org", true},
+		{"localhost", "http://desk.example.org", false},
+		{"evil.example.com", "https://desk.example.org", false},
 		{"evil.example.com", "", false},
 		{"localhost.evil.example.com", "", false},
 		{"evil.example.com", "http://evil.example.com", false},
