@@ -81,6 +81,8 @@ var granted = map[string]rule{
 	"DELETE /v1/providers/{providerId}":                  needs(desktop.CanProvide),
 	"POST /v1/providers/{providerId}/test":               needs(desktop.CanProvide),
 	"GET /v1/usage":                                      needs(desktop.CanRead),
+	"GET /v1/activity":                                   needs(desktop.CanRead),
+	"GET /v1/desktops/{id}/activity":                     needs(desktop.CanRead),
 	"POST /v1/desktops/{id}/chat":                        needs(desktop.CanChat),
 	"POST /v1/desktops/{id}/chat/cancel":                 needs(desktop.CanChat),
 	"GET /v1/desktops/{id}/chat/turns/{turnId}":          needs(desktop.CanChat),
