@@ -303,3 +303,13 @@ func TestProgram(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkNote is what input pays for being in the log.
+func BenchmarkNote(b *testing.B) {
+	log := NewLog(&memory{}, 0, quiet)
+	defer log.Close()
+	e := input(0, "click")
+	for b.Loop() {
+		log.Note(e)
+	}
+}
