@@ -15,6 +15,7 @@ import (
 	"bureau/assistant"
 	"bureau/assistant/model"
 	"bureau/desktop"
+	"bureau/desktop/activity"
 )
 
 // bench is a server over a World, and a client whose every exchange is held against the document.
@@ -26,6 +27,7 @@ type bench struct {
 	url    string
 	client *http.Client
 	log    *apitest.Log
+	ledger *apitest.Ledger // what is in the activity log
 
 	key, other string // of usr-1, with every capability, and of usr-2
 }
@@ -53,7 +55,10 @@ func newBench(t *testing.T, change func(*Options)) *bench {
 	b.AddProvider("prv-1", "usr-1", "")
 	b.AddProvider("prv-2", "usr-1", "dt-1")
 	b.AddProvider("prv-3", "usr-2", "dt-2")
-	options := Options{Desktops: b.World, Accounts: b.World, Providers: b.World.Providers(), Usage: b.World, Claims: b.chat.Store, Assistant: b.chat.Service, Version: "test",
+	b.ledger = &apitest.Ledger{}
+	log := activity.NewLog(b.ledger, 0, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() { log.Close() })
+	options := Options{Activity: log, Desktops: b.World, Accounts: b.World, Providers: b.World.Providers(), Usage: b.World, Claims: b.chat.Store, Assistant: b.chat.Service, Version: "test",
 		Logger: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	if change != nil {
 		change(&options)

@@ -82,6 +82,9 @@ var granted = map[string]rule{
 	"DELETE /v1/providers/{providerId}":                  needs(desktop.CanProvide),
 	"POST /v1/providers/{providerId}/test":               needs(desktop.CanProvide),
 	"GET /v1/usage":                                      needs(desktop.CanRead),
+	"GET /v1/activity":                                   needs(desktop.CanRead),
+	"GET /v1/events":                                     needs(desktop.CanRead),
+	"GET /v1/desktops/{id}/activity":                     needs(desktop.CanRead),
 	"POST /v1/desktops/{id}/chat":                        needs(desktop.CanChat),
 	"POST /v1/desktops/{id}/chat/cancel":                 needs(desktop.CanChat),
 	"GET /v1/desktops/{id}/chat/turns/{turnId}":          needs(desktop.CanChat),
@@ -128,7 +131,8 @@ func routes(t *testing.T, s *Server) []string {
 // fill puts names of things that a bench has into a path.
 func fill(path, id string) string {
 	return strings.NewReplacer("{id}", id, "{windowId}", "7", "{providerId}", "prv-1", "{name}", "not-found",
-		"{sessionId}", "ses-"+id, "{turnId}", "turn-"+id, "{approvalId}", "apr-"+id).Replace(path)
+		"{sessionId}", "ses-"+id, "{turnId}", "turn-"+id, "{approvalId}", "apr-"+id,
+		"/v1/events", "/v1/events?durationMs=1").Replace(path)
 }
 
 func TestRouterDocumentAndRulesAgree(t *testing.T) {

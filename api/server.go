@@ -43,6 +43,8 @@ type Desktops interface {
 	// page.Owner is set by List, from the caller.
 	List(ctx context.Context, caller desktop.Caller, page desktop.Page) (desktops []desktop.Desktop, more bool, err error)
 	Get(ctx context.Context, caller desktop.Caller, id string) (desktop.Desktop, error)
+	// All is everybody's desktops as they are now, from memory; destroyed ones excluded.
+	All() []desktop.Desktop
 	Create(ctx context.Context, caller desktop.Caller, draft desktop.Draft) (desktop.Desktop, error)
 	Update(ctx context.Context, caller desktop.Caller, id string, change desktop.Change) (desktop.Desktop, error)
 	// Start, Stop and Restart record the wish and return at once.
@@ -154,6 +156,7 @@ type Server struct {
 	claims    desktop.Claims
 	assistant Assistant
 	activity  Activity
+	news      *news
 	album     *album
 	log       *slog.Logger
 	rates     *limiter
@@ -248,6 +251,8 @@ func New(o Options) *Server {
 	s.providerRoutes()
 	s.usageRoutes()
 	s.activityRoutes()
+	s.news = newNews(s)
+	s.eventRoutes()
 	s.chatRoutes()
 	s.completionRoutes()
 	s.adminRoutes()

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -107,7 +107,7 @@ what it finds with the restored database: see docs/operations.md.`,
 			if err != nil {
 				return err
 			}
-			if err := a.notServing(c.Context(), settings); err != nil {
+			if err := notServing(c.Context(), settings); err != nil {
 				return err
 			}
 			if _, err := os.Stat(filepath.Dir(settings.Database())); err != nil {
@@ -170,20 +170,14 @@ what it finds with the restored database: see docs/operations.md.`,
 	return c
 }
 
-// notServing is Conflict while an appliance answers.
-func (a *app) notServing(ctx context.Context, settings config.Config) error {
-	r, err := a.remote()
-	if err != nil || a.url != "" {
-		r = nil // another host's, or none
+// notServing is Conflict while an appliance answers, also one that takes no lock.
+func notServing(ctx context.Context, settings config.Config) error {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", settings.AdminSocket)
+	if err != nil {
+		return nil
 	}
-	if r != nil {
-		answer, err := r.send(ctx, request{method: http.MethodGet, path: "/healthz"})
-		if err == nil {
-			answer.Body.Close()
-			return desktop.Errorf(desktop.Conflict, "the appliance runs (%s): stop it first", settings.AdminSocket)
-		}
-	}
-	return nil
+	_ = conn.Close()
+	return desktop.Errorf(desktop.Conflict, "the appliance runs, and answers at %s: stop it first", settings.AdminSocket)
 }
 
 // noDatabase is for a host without one.

@@ -68,10 +68,11 @@ func TestScripts(t *testing.T) {
 			}
 			env.Setenv("URL", server.URL)
 			env.Setenv("SOCKET", socket)
+			env.Setenv("NOSOCKET", filepath.Join(dir, "none.sock"))
 			env.Setenv("BUREAU_CONFIG_NONE", filepath.Join(dir, "none"))
 			return os.WriteFile(fake.log, nil, 0o600)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "database": makeDatabase, "recorded": recorded, "held": held},
 	})
 }
 
@@ -301,6 +302,8 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 		answer(`{"ok":false,"code":"unauthorized","message":"the model provider refuses the key","tookMs":12}`)
 	case "DELETE /v1/providers/prv-1", "DELETE /v1/desktops/" + demoID + "/provider":
 		w.WriteHeader(204)
+	case "GET /v1/activity":
+		f.activity(w, r, answer)
 	case "GET /v1/usage":
 		answer(`[{"owner":"usr-1","desktopId":"` + demoID + `","provider":"prv-1","format":"anthropic","model":"m","requests":3,"inputTokens":100,"cacheReadTokens":20,"cacheWriteTokens":5,"outputTokens":70}]`)
 	default:

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -221,6 +223,20 @@ func (m *Manager) Get(_ context.Context, caller Caller, id string) (Desktop, err
 		return Desktop{}, err
 	}
 	return k.desktop(), nil
+}
+
+// All is everybody's desktops as they are now, from memory.
+func (m *Manager) All() []Desktop {
+	m.mu.Lock()
+	keepers := slices.Collect(maps.Values(m.keepers))
+	m.mu.Unlock()
+	list := make([]Desktop, 0, len(keepers))
+	for _, k := range keepers {
+		if !k.isGone() {
+			list = append(list, k.desktop())
+		}
+	}
+	return list
 }
 
 // Create keeps a new desktop and, unless the draft says otherwise, begins to boot it. Where the draft

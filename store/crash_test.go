@@ -20,6 +20,14 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, writeForEver(path))
 		os.Exit(1)
 	}
+	if how := os.Getenv(deadlyEnv); how != "" {
+		fmt.Fprintln(os.Stderr, migrateAndDie(how))
+		os.Exit(1)
+	}
+	if how := os.Getenv(restoreEnv); how != "" {
+		fmt.Fprintln(os.Stderr, restoreAndDie(how))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 

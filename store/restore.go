@@ -94,13 +94,19 @@ func (r restorer) run() (Restored, error) {
 	}
 
 	r.at("fold")
+	// SQLite deletes a log that it can make nothing of.
+	for _, end := range beside {
+		if err := os.Link(r.path+end, filepath.Join(folder, end)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return done, err
+		}
+	}
 	switch err := fold(r.ctx, r.path); {
 	case errors.Is(err, fs.ErrNotExist):
 	case desktop.CodeOf(err) == desktop.Conflict:
 		return done, err
 	default:
 		done.Damaged = err != nil
-		if done.Former, err = r.keepFormer(done.Damaged); err != nil {
+		if done.Former, err = r.keepFormer(folder, done.Damaged); err != nil {
 			return done, err
 		}
 	}
@@ -163,8 +169,9 @@ func fold(ctx context.Context, path string) error {
 	return syncFile(path)
 }
 
-// keepFormer gives the database a second name, under which it stays when its first is taken.
-func (r restorer) keepFormer(damaged bool) (string, error) {
+// keepFormer gives the database a second name, under which it stays when its first is taken. What was
+// beside it has one in the folder.
+func (r restorer) keepFormer(folder string, damaged bool) (string, error) {
 	former := r.path + ".before-" + time.Now().UTC().Format("20060102T150405Z")
 	for n := 2; ; n++ {
 		if _, err := os.Lstat(former); errors.Is(err, fs.ErrNotExist) {
@@ -178,9 +185,10 @@ func (r restorer) keepFormer(damaged bool) (string, error) {
 	}
 	if damaged { // its log could not be folded in, and must not be taken for the new one's
 		for _, end := range beside {
-			err := os.Rename(r.path+end, former+end)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return "", err
+			for _, err := range []error{os.Rename(filepath.Join(folder, end), former+end), os.Remove(r.path + end)} {
+				if err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return "", err
+				}
 			}
 			r.at("keep" + end)
 		}

@@ -239,6 +239,24 @@ func (w *World) List(_ context.Context, caller desktop.Caller, page desktop.Page
 	return list, false, nil
 }
 
+// All implements api.Desktops.
+func (w *World) All() []desktop.Desktop {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(w.desktops), func(d desktop.Desktop) bool { return d.Status == desktop.Destroyed })
+}
+
+// Change changes a desktop, as the appliance does of itself.
+func (w *World) Change(id string, change func(*desktop.Desktop)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range w.desktops {
+		if w.desktops[i].ID == id {
+			change(&w.desktops[i])
+		}
+	}
+}
+
 func (w *World) Get(_ context.Context, caller desktop.Caller, id string) (desktop.Desktop, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"bureau/desktop"
 )
 
 // Opens tells whether a key that was sealed for the provider with that id can be opened here.
@@ -42,11 +44,11 @@ func mergeMasters(path, from string, owner func(string) error) (int, error) {
 		return 0, fmt.Errorf("%s: %w", path, err)
 	}
 	wanted, err := mastersOf(more)
-	if err != nil {
-		return 0, err
+	if err == nil && len(wanted) == 0 {
+		err = errors.New("there is none in it")
 	}
-	if len(wanted) == 0 {
-		return 0, errors.New("there is none in it")
+	if err != nil {
+		return 0, desktop.Errorf(desktop.Invalid, "%w", err)
 	}
 	if len(text) == 0 {
 		text = []byte(mastersHead)

@@ -162,6 +162,7 @@ func TestFaultsNameTheSetting(t *testing.T) {
 		"short":            {"stopGrace: 1ms", "setting stopGrace is"},
 		"steps":            {"chat: {maxSteps: 0}", "setting chat.maxSteps is"},
 		"turn's time":      {"chat: {timeout: 25h}", "setting chat.timeout is"},
+		"activity":         {"activity: {keep: 1h}", "setting activity.keep is"},
 		"tokens":           {"chat: {maxTokens: -1}", "setting chat.maxTokens is"},
 		"approval":         {"chat: {approvalTimeout: 0s}", "setting chat.approvalTimeout is"},
 		"waiting":          {"chat: {desktopWait: 2h}", "setting chat.desktopWait is"},

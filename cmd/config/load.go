@@ -254,6 +254,7 @@ func (c Config) Values() []Value {
 		{"chat.maxSteps", strconv.Itoa(c.Chat.MaxSteps)}, {"chat.timeout", c.Chat.Timeout.String()},
 		{"chat.maxTokens", strconv.Itoa(c.Chat.MaxTokens)}, {"chat.approvalTimeout", c.Chat.ApprovalTimeout.String()},
 		{"chat.desktopWait", c.Chat.DesktopWait.String()},
+		{"activity.keep", c.Activity.Keep.String()},
 		{"log.level", strings.ToLower(c.Log.Level.String())}, {"log.format", c.Log.Format},
 	}
 	for _, whose := range []struct {

@@ -38,6 +38,13 @@ BEGIN
   SELECT RAISE(ABORT, 'the activity log is append-only');
 END;
 
+-- INSERT OR REPLACE would delete without asking the trigger for that.
+CREATE TRIGGER activity_is_never_replaced BEFORE INSERT ON activity
+WHEN EXISTS (SELECT 1 FROM activity WHERE id = NEW.id)
+BEGIN
+  SELECT RAISE(ABORT, 'the activity log is append-only');
+END;
+
 -- What is from before the horizon may be deleted, and nothing else. The horizon never moves back, and
 -- never comes as near to the present as a day (less an hour, for clocks that are read one after the other).
 CREATE TABLE activity_horizon (
@@ -57,6 +64,11 @@ CREATE TRIGGER activity_horizon_moves_slowly BEFORE UPDATE ON activity_horizon
 WHEN NEW.at < OLD.at OR NEW.at > (CAST(strftime('%s', 'now') AS INTEGER) - 82800) * 1000000000
 BEGIN
   SELECT RAISE(ABORT, 'the horizon of the activity log only moves on, and no nearer than a day');
+END;
+
+CREATE TRIGGER activity_has_one_horizon BEFORE INSERT ON activity_horizon
+BEGIN
+  SELECT RAISE(ABORT, 'the activity log has one horizon');
 END;
 
 CREATE TRIGGER activity_horizon_stays BEFORE DELETE ON activity_horizon
