@@ -218,9 +218,10 @@ type guard struct {
 	unread *unread // nil at the guest
 
 	header [headerSize]byte
-	have   int // bytes of the header seen
-	body   int // bytes of the body to come
-	frames int // since the last Read
+	have   int    // bytes of the header seen
+	stream uint32 // whose the body is
+	body   int    // bytes of the body to come
+	frames int    // since the last Read
 	pings  int
 	second time.Time // when counting pings began
 	newest uint32    // stream of the guest's
@@ -270,6 +271,9 @@ func (g *guard) check(p []byte) error {
 		if g.body > 0 {
 			skip := min(g.body, len(p))
 			g.body -= skip
+			if g.unread != nil {
+				g.unread.arrived(g.stream, skip)
+			}
 			p = p[skip:]
 			continue
 		}
@@ -309,10 +313,7 @@ func (g *guard) checkFrame(header []byte) error {
 		if length > maxBody {
 			return fmt.Errorf("a frame of %d bytes: %w", length, errNoFrame)
 		}
-		g.body = int(length)
-		if g.unread != nil {
-			g.unread.arrived(id, g.body)
-		}
+		g.stream, g.body = id, int(length)
 	case muxPing:
 		if now := time.Now(); now.Sub(g.second) > time.Second {
 			g.second, g.pings = now, 0

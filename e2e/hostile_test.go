@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -205,6 +207,8 @@ func (g *guest) pester(t *testing.T, limit time.Duration, done <-chan struct{}) 
 // answer is one of the documented ones, and comes.
 func (g *guest) demand(t *testing.T, done <-chan struct{}) {
 	var callers sync.WaitGroup
+	var mu sync.Mutex
+	answers := map[string]int{}
 	for range 3 {
 		for _, r := range []struct {
 			method, route string
@@ -218,11 +222,14 @@ func (g *guest) demand(t *testing.T, done <-chan struct{}) {
 		} {
 			callers.Go(func() {
 				for !closed(done) && t.Context().Err() == nil {
-					_, err := g.send(t.Context(), r.method, g.path(r.route), r.body)
+					answer, err := g.send(t.Context(), r.method, g.path(r.route), r.body)
 					if err != nil && t.Context().Err() == nil {
 						t.Errorf("%s of a hostile guest: %v", r.route, err)
 						return
 					}
+					mu.Lock()
+					answers[fmt.Sprintf("%s %d %s", r.route, answer.status, detail(answer.body))]++
+					mu.Unlock()
 					select { // a person's pace; what is measured is the guest's
 					case <-time.After(200 * time.Millisecond):
 					case <-done:
@@ -232,6 +239,18 @@ func (g *guest) demand(t *testing.T, done <-chan struct{}) {
 		}
 	}
 	callers.Wait()
+	for _, one := range slices.Sorted(maps.Keys(answers)) {
+		t.Logf("its owner was answered %5d times: %s", answers[one], one)
+	}
+}
+
+// detail is what a problem says.
+func detail(body []byte) string {
+	var problem struct{ Detail string }
+	if json.Unmarshal(body, &problem) != nil {
+		return ""
+	}
+	return problem.Detail
 }
 
 // memory watches how much serve holds.
