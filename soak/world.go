@@ -51,6 +51,7 @@ const (
 	socketPath  = homeDir + "/admin.sock"
 	dataDir     = homeDir + "/data"
 	poolDir     = "/var/lib/libvirt/" + prefix
+	lockDir     = "/run/lock" // which is /var/lock, too; libvirt locks the agents' channels there
 	serveLog    = worldDir + "/serve.log"
 	libvirtLog  = worldDir + "/libvirtd.log"
 	address     = "127.0.0.1:7878"
@@ -172,8 +173,10 @@ func makeWorld(o options) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(homeDir, 0o700); err != nil {
-		return err
+	for _, folder := range []string{homeDir, lockDir} {
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			return err
+		}
 	}
 	// A process that dies by itself leaves a core, which a failure keeps.
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}); err != nil {
