@@ -205,11 +205,8 @@ func machineNumber(t *testing.T, h *Host, id string) uint {
 		return 0
 	}
 	number := uint(0)
-	c, err := h.connection()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c, giveBack := borrow(t, h)
+	defer giveBack()
 	if _, err := h.withDomain(c, id, func(d *libvirt.Domain) error {
 		number, _ = d.GetID() // fails for one that is off
 		return nil
@@ -254,11 +251,8 @@ func arrange(t *testing.T, h *Host, database string, want desktop.Status) {
 // agree compares libvirt's domains and volumes with what there should be.
 func agree(t *testing.T, h *Host, l *life, id string, want desktop.Status) {
 	t.Helper()
-	c, err := h.connection()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c, giveBack := borrow(t, h)
+	defer giveBack()
 	var domains, disks []string
 	err = h.eachDomain(c, func(_ string, d *libvirt.Domain) error {
 		state, _, err := d.GetState()
@@ -303,11 +297,8 @@ func TestHalfwayStates(t *testing.T) {
 	h := openTest(t, opts)
 	ctx := testContext(t)
 	image := importEmpty(t, h, "empty")
-	c, err := h.connection()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c, giveBack := borrow(t, h)
+	defer giveBack()
 	for name, halfway := range map[string]func(t *testing.T, spec desktop.Spec){
 		"a disk without a machine": func(t *testing.T, spec desktop.Spec) {
 			if _, _, made, err := h.ensureOverlay(ctx, c, spec); err != nil || !made {
