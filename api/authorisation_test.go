@@ -274,6 +274,10 @@ func TestAuthorisation(t *testing.T) {
 func TestOperator(t *testing.T) {
 	for _, route := range routes(t, New(Options{})) {
 		b := newBench(t, nil)
+		b.Left = desktop.Orphans{
+			Machines: []desktop.Stranger{{DesktopID: "dt-stranger", Domain: "bureau-dt-stranger", Owner: "usr-1"}},
+			Volumes:  []desktop.Volume{{Name: "not-found"}},
+		}
 		method, path, _ := strings.Cut(route, " ")
 		body := goodBodies[route]
 		if route == "POST /v1/desktops" {

@@ -39,6 +39,7 @@ func (s *Server) orphanRoutes() {
 		Summary: "Delete a volume that no desktop owns", Description: "For good. Only one that is listed: whether it is still without an owner is looked at again.",
 		Errors: []int{http.StatusNotFound, http.StatusConflict},
 	}, func(ctx context.Context, in *volumePath) (*struct{}, error) {
+		did(ctx).TargetName = in.Name
 		return nil, s.desktops.RemoveOrphan(ctx, callerOf(ctx), in.Name)
 	})
 
@@ -59,7 +60,11 @@ func (s *Server) orphanRoutes() {
 			d, err := s.desktops.Get(ctx, caller, id)
 			return &adoptAnswer{"/v1/desktops/" + url.PathEscape(id), d}, err
 		}
+		did(ctx).TargetName = in.Body.Machine
 		d, err := s.desktops.Adopt(ctx, caller, in.Body.Machine, in.Body.Owner)
+		if err == nil {
+			about(ctx, d)
+		}
 		return &adoptAnswer{"/v1/desktops/" + url.PathEscape(d.ID), d}, err
 	})
 }

@@ -79,6 +79,9 @@ var recorded = map[string]recording{
 	"deleteDesktopProvider": {"provider.remove", true},
 	"testDesktopProvider":   {"provider.test", false},
 
+	"adoptMachine": {"desktop.adopt", true},
+	"removeOrphan": {"volume.remove", true},
+
 	"createUser": {"user.create", true},
 	"createKey":  {"key.create", true},
 	"revokeKey":  {"key.revoke", true},

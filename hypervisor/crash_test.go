@@ -254,7 +254,7 @@ func agree(t *testing.T, h *Host, l *life, id string, want desktop.Status) {
 	c, giveBack := borrow(t, h)
 	defer giveBack()
 	var domains, disks []string
-	err = h.eachDomain(c, func(_ string, d *libvirt.Domain) error {
+	err := h.eachDomain(c, func(_ string, d *libvirt.Domain) error {
 		state, _, err := d.GetState()
 		domains = append(domains, fmt.Sprintf("%s %d", domainName(d), state))
 		return err
