@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -338,4 +339,90 @@ func TestHalfwayStates(t *testing.T) {
 			wantUnused(t, h)
 		})
 	}
+}
+
+// Clients ask one machine of the real libvirt for different things at once; it ends as one of those
+// wanted it that nobody asked after.
+func TestContention(t *testing.T) {
+	opts := testOptions(t)
+	opts.Prefix = "hypervisor-crash"
+	opts.Log = slog.New(slog.DiscardHandler)
+	h := openTest(t, opts)
+	importEmpty(t, h, "empty")
+	database := filepath.Join(t.TempDir(), "bureau.db")
+	kept, err := store.Open(t.Context(), database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := kept.InsertUser(t.Context(), desktop.User{ID: "usr-1", Email: "a@b", Role: desktop.RoleAdmin, Tier: "tiny"}); err != nil {
+		t.Fatal(err)
+	}
+	kept.Close()
+	arrange(t, h, database, desktop.Running)
+	l, err := beginLife(t, h, database, desktoptest.NewMortal("", 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.end()
+	id, _ := l.status(t.Context())
+
+	type request struct {
+		name         string
+		begun, ended time.Time
+		to           desktop.Status
+	}
+	var mu sync.Mutex
+	var requests []request
+	var clients sync.WaitGroup
+	for client := range 4 {
+		clients.Go(func() {
+			for i := range 3 {
+				r := request{begun: time.Now(), to: desktop.Running}
+				var err error
+				switch (client + i) % 3 {
+				case 0:
+					r.name = "start"
+					_, err = l.Start(t.Context(), everything, id)
+				case 1:
+					r.name, r.to = "stop", desktop.Stopped
+					_, err = l.Stop(t.Context(), everything, id)
+				case 2:
+					r.name = "restart"
+					_, err = l.Restart(t.Context(), everything, id)
+				}
+				r.ended = time.Now()
+				if err != nil {
+					t.Errorf("%s: %v", r.name, err)
+				}
+				mu.Lock()
+				requests = append(requests, r)
+				mu.Unlock()
+				// Somewhere within what libvirt is doing about it.
+				time.Sleep(time.Duration(client*70+i*110) * time.Millisecond)
+			}
+		})
+	}
+	clients.Wait()
+	record, err := l.store.Desktop(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := desktop.Stopped
+	if record.Wish == desktop.WishRun {
+		want = desktop.Running
+	}
+	explained := false
+	for _, r := range requests {
+		last := !slices.ContainsFunc(requests, func(other request) bool { return other.begun.After(r.ended) })
+		explained = explained || last && r.to == want
+	}
+	if !explained {
+		t.Errorf("it is to be %s, which no order of %+v explains", want, requests)
+	}
+	l.reaches(t, want)
+	agree(t, h, l, id, want)
+	if err := l.Destroy(t.Context(), everything, id); err != nil {
+		t.Fatal(err)
+	}
+	agree(t, h, l, id, "")
 }
