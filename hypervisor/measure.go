@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -40,7 +41,15 @@ func (h *Host) Measure(ctx context.Context) (desktop.HostFacts, error) {
 // write and others tidy up. It cannot while it is doing something in the pool, such as taking in an
 // image; the figures are then those of a moment ago.
 func (h *Host) refresh(pool *libvirt.StoragePool) {
-	if err := pool.Refresh(0); err != nil {
+	err := pool.Refresh(0)
+	if err == nil {
+		return
+	}
+	// One that could not be read has been stopped by that, and is started again.
+	if active, activeErr := pool.IsActive(); activeErr == nil && !active {
+		err = errors.Join(err, pool.Create(libvirt.STORAGE_POOL_CREATE_NORMAL))
+		h.log.Warn("the storage pool could not be read", "pool", h.opts.Pool.Name, "error", err)
+	} else {
 		h.log.Debug("the storage pool's figures are not those of now", "pool", h.opts.Pool.Name, "error", err)
 	}
 }
