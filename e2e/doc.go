@@ -15,5 +15,6 @@
 //	go test -tags libvirt_dlopen ./e2e -run xxx -bench .     measured against xdotool and scrot
 //
 // BUREAU_E2E_ARTIFACTS names the folder for failures' remains; BUREAU_E2E_IMAGES the cache of built
-// images where it is not the default one.
+// images where it is not the default one; BUREAU_E2E_SLOW how long the slow clients are kept up, such as
+// 1m, in place of a few seconds.
 package e2e

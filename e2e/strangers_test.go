@@ -69,9 +69,13 @@ func TestSecretsAreNotLogged(t *testing.T) {
 			}
 		}
 		// What the model does, and what it is told, is not for the log either.
-		typed, _ := json.Marshal([]map[string]any{{"type": "type", "text": g.fresh(), "sensitive": true}})
-		g.scripted(t, model.Formats()[0], actions(string(typed)), bash("echo "+g.fresh()), saying(g.fresh()))
-		g.chat(t, g.fresh(), "")
+		answer := g.fresh()
+		typed, err := json.Marshal([]map[string]any{{"type": "type", "text": g.fresh()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.scripted(t, model.Formats()[0], actions(string(typed)), bash("echo "+g.fresh()), saying(answer))
+		g.chat(t, g.fresh(), "").wantAnswer(t, answer)
 		// A key that is made, used, revoked and used again, and one that is none.
 		made := decode[struct{ ID, Secret string }](t, output(t, "--json", "key", "create", fmt.Sprint("life ", life), "--user", owner))
 		lab.secret(made.Secret)
