@@ -154,24 +154,40 @@ func FuzzSession(f *testing.F) {
 	f.Add([]byte{0, muxWindow, 0, flagSYN, 0, 0, 0, 3, 0, 0, 0, 0})
 	f.Add([]byte{0, muxWindow, 0, flagSYN, 0, 0, 0, 2, 0, 0, 0, 0, 0, muxWindow, 0, flagSYN | flagRST, 0, 0, 0, 2, 0, 0, 0, 0})
 	f.Add([]byte{0, muxPing, 0, flagSYN, 0, 0, 0, 0, 0, 0, 0, 7, 0, muxGoAway, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1})
-	f.Fuzz(func(t *testing.T, in []byte) {
-		w := newWire(&oneWay{bytes.NewReader(in)}, false, newToll())
-		defer w.close()
-		log := slog.New(slog.DiscardHandler)
-		m, err := newMux(w.leg(), true, log)
-		if err != nil {
-			t.Fatal(err)
+	f.Fuzz(sessionOf)
+}
+
+// sessionOf has a session of which this is all that the guest sends.
+func sessionOf(t *testing.T, in []byte) {
+	w := newWire(&oneWay{bytes.NewReader(in)}, false, newToll())
+	defer w.close()
+	log := slog.New(slog.DiscardHandler)
+	m, err := newMux(w.leg(), true, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.serve(context.Background(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(w, io.LimitReader(r.Body, 1<<20))
+	}), guestStreams, log)
+	m.close()
+	m.unread.mu.Lock()
+	defer m.unread.mu.Unlock()
+	if m.unread.total < 0 || m.unread.total > len(in) {
+		t.Fatalf("%d bytes of %d lie unread", m.unread.total, len(in))
+	}
+}
+
+// A session that ends while a stream is read and closed comes to its end, whatever the moment.
+func TestSessionsEnd(t *testing.T) {
+	in := append([]byte{0, muxData, 0, flagSYN, 0, 0, 0, 2, 0, 0, 0, 28}, "GET /x H"...)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for range 3000 {
+			sessionOf(t, in)
 		}
-		m.serve(context.Background(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(w, io.LimitReader(r.Body, 1<<20))
-		}), guestStreams, log)
-		m.close()
-		m.unread.mu.Lock()
-		defer m.unread.mu.Unlock()
-		if m.unread.total < 0 || m.unread.total > len(in) {
-			t.Fatalf("%d bytes of %d lie unread", m.unread.total, len(in))
-		}
-	})
+	}()
+	wait(t, ended, "the end of a session")
 }
 
 // oneWay is a pipe that gives what there is, ends, and takes everything.

@@ -57,9 +57,9 @@ func greet(ctx context.Context, l *leg) (peer, error) {
 	}
 	frames := &frameReader{r: l}
 	wait := helloFirst
-	for {
+	for first := true; ; first = false {
 		hello := frame{kind: kindHello, protocol: protocol, host: newNonce()}
-		answer, err := helloUntilAck(l, frames, hello, &wait)
+		answer, err := helloUntilAck(l, frames, hello, &wait, first)
 		if err != nil {
 			return fail(err)
 		}
@@ -88,11 +88,12 @@ func greet(ctx context.Context, l *leg) (peer, error) {
 	}
 }
 
-// helloUntilAck says hello until the guest has answered this very hello.
-func helloUntilAck(l *leg, frames *frameReader, hello frame, wait *time.Duration) (frame, error) {
-	for {
+// helloUntilAck says hello until the guest has answered this very hello, and the first time whether the
+// flush has been taken yet or not.
+func helloUntilAck(l *leg, frames *frameReader, hello frame, wait *time.Duration, first bool) (frame, error) {
+	for ; ; first = false {
 		// A guest that is not up yet takes nothing; hellos do not pile up before it.
-		if l.wire.idle() {
+		if first || l.wire.idle() {
 			if _, err := l.Write(hello.encode()); err != nil {
 				return frame{}, err
 			}

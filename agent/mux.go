@@ -134,6 +134,10 @@ type stream struct {
 	mux   *mux
 	slots chan struct{} // of the listener that has accepted it, if one has
 	once  sync.Once
+
+	// reading is held by the one who reads: yamux's locks are taken in another order by two at once,
+	// and a closed stream is read by who empties it besides who read it before.
+	reading sync.Mutex
 }
 
 func (s *stream) Write(p []byte) (int, error) {
@@ -148,6 +152,8 @@ func (s *stream) Write(p []byte) (int, error) {
 }
 
 func (s *stream) Read(p []byte) (int, error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
 	n, err := s.Stream.Read(p)
 	if n > 0 && s.mux.unread != nil && s.mux.unread.read(s.StreamID(), n) {
 		s.Shrink()

@@ -50,23 +50,19 @@ func serve(s *yamux.Session, answer func(conn net.Conn, request *http.Request)) 
 		conn := pieces{accepted}
 		go func() {
 			defer conn.Close()
-			in := newRequestReader(conn)
-			for {
-				r, err := in()
-				if err != nil {
-					return
-				}
-				if r.URL.Path == "/status" {
-					io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n"+status)
-					for { // without end, and as fast as it can
-						if _, err := io.WriteString(conn, strings.Repeat(status, 300)); err != nil {
-							return
-						}
-					}
-				}
-				answer(conn, r)
+			r, err := http.ReadRequest(bufio.NewReader(conn))
+			if err != nil {
 				return
 			}
+			if _, err := io.Copy(io.Discard, r.Body); err != nil {
+				return
+			}
+			if r.URL.Path == "/status" {
+				io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
+				endless(conn, strings.Repeat(status, 300)) // as fast as it can
+				return
+			}
+			answer(conn, r)
 		}()
 	}
 }
@@ -81,18 +77,6 @@ func (p pieces) Write(b []byte) (int, error) {
 		if total += n; err != nil || total == len(b) {
 			return total, err
 		}
-	}
-}
-
-func newRequestReader(conn net.Conn) func() (*http.Request, error) {
-	in := bufio.NewReader(conn)
-	return func() (*http.Request, error) {
-		r, err := http.ReadRequest(in)
-		if err != nil {
-			return nil, err
-		}
-		_, err = io.Copy(io.Discard, r.Body)
-		return r, err
 	}
 }
 
