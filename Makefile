@@ -1,13 +1,13 @@
 # bureau: make help shows what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down clean demo-chat build install test test-agents check unit fuzz soak image
+.PHONY: help up down clean demo-chat build install test test-agents schemathesis check unit fuzz soak image
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 TAGS := libvirt_dlopen
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## Bring an appliance with a desktop to life here; again is quick and harmless
 	@packaging/host/up
@@ -30,6 +30,10 @@ test: ## Run everything that has to hold, real guests included
 
 test-agents: ## Test Claude Code and Codex, from npm, on a real guest; downloads 360 MB once
 	@packaging/host/test-agents
+
+schemathesis: ## Fuzz the API of a real desktop, with each capability alone, for as long as it takes
+	@$(SUDO) packaging/host/prepare --tests
+	@BUREAU_TEST_SCHEMATHESIS=yes go test -tags $(TAGS) -timeout 120m -count 1 -v -run TestSchemathesis ./e2e
 
 check: ## Only what is quick: format, vet, staticcheck
 	@test -z "$$(find . -name '*.go' -exec gofmt -l {} + | tee /dev/stderr)"

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,7 +79,7 @@ func register[I, O any](s *Server, r rule, op huma.Operation, handler func(conte
 		op.Middlewares = append(op.Middlewares, s.existence)
 		failures = append(failures, http.StatusNotFound)
 	}
-	op.Middlewares = append(op.Middlewares, s.body(limit))
+	op.Middlewares = append(op.Middlewares, s.emptyQueries, s.body(limit))
 	kept, isOnce := op.Metadata[onceKey].(answerKept)
 	if isOnce {
 		op.Middlewares = append(op.Middlewares, s.only(kept))
@@ -128,7 +129,7 @@ func register[I, O any](s *Server, r rule, op huma.Operation, handler func(conte
 		failures = append(failures, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
 	for _, parameter := range documented.Parameters {
-		if parameter.In == "query" {
+		if parameter.In == "query" || parameter.In == "path" && constrained(parameter.Schema) {
 			failures = append(failures, http.StatusBadRequest)
 		}
 	}
@@ -261,6 +262,32 @@ func (s *Server) existence(ctx huma.Context, next func(huma.Context)) {
 		return
 	}
 	about(ctx.Context(), d)
+	next(ctx)
+}
+
+// constrained tells whether a path's parameter can be a bad one. Of others any text is the name of
+// something, which may not be there.
+func constrained(schema *huma.Schema) bool {
+	return schema.Type != huma.TypeString || schema.Format != "" || schema.Pattern != "" || schema.MinLength != nil || schema.MaxLength != nil || len(schema.Enum) > 0
+}
+
+// emptyQueries refuses a parameter of the query without a value where no text is meant. huma takes it
+// for one that is not there.
+func (s *Server) emptyQueries(ctx huma.Context, next func(huma.Context)) {
+	var values url.Values
+	for _, p := range ctx.Operation().Parameters {
+		if p.In != "query" || p.Schema.Type == huma.TypeString && p.Schema.Format == "" && len(p.Schema.Enum) == 0 {
+			continue
+		}
+		if values == nil {
+			u := ctx.URL()
+			values = u.Query()
+		}
+		if given, there := values[p.Name]; there && given[0] == "" {
+			s.fail(ctx, desktop.Errorf(desktop.Invalid, "%s is given without a value", p.Name))
+			return
+		}
+	}
 	next(ctx)
 }
 

@@ -30,7 +30,7 @@ type Sizes struct {
 
 // Change is what may be changed of a desktop; nil leaves a field as it is.
 type Change struct {
-	Name      *string         `json:"name,omitempty" maxLength:"63"`
+	Name      *string         `json:"name,omitempty" minLength:"1" maxLength:"63"`
 	KeepAlive *bool           `json:"keepAlive,omitempty" doc:"Never stop it for inactivity"`
 	Approval  *ApprovalPolicy `json:"approval,omitempty" doc:"Which steps of its agent wait for a person's yes; replaces the former policy"`
 	Agent     *ChatAgent      `json:"agent,omitempty" doc:"Who answers its chat; replaces the former"`

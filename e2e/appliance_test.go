@@ -114,6 +114,7 @@ network: isolated
 tiers:
   shared: {vcpus: 2, memory: 3GiB, disk: 12GiB, desktops: 0}
   small: {vcpus: 2, memory: 1GiB, disk: 6GiB, desktops: 0}
+  fuzz: {vcpus: 1, memory: 1GiB, disk: 6GiB, desktops: 3}
 defaultTier: shared
 rateLimit: 0
 stopGrace: 60s

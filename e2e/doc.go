@@ -4,8 +4,8 @@
 // bureau (probe), the applications' own files, and libvirt's own tools.
 //
 // The appliance of the tests has its own prefix, pool, network, folders and port, and touches
-// nothing beside them; its network is isolated. Whatever an interrupted run left behind is removed
-// when the next one starts.
+// nothing beside them; its network is isolated but for the tests of what is reached over the other
+// one. Whatever an interrupted run left behind is removed when the next one starts.
 //
 // A failing test leaves what a person needs in the folder that it names: the appliance's log, the
 // guest's journal, a picture of the display.
@@ -16,5 +16,6 @@
 //
 // BUREAU_E2E_ARTIFACTS names the folder for failures' remains; BUREAU_E2E_IMAGES the cache of built
 // images where it is not the default one; BUREAU_E2E_SLOW how long the slow clients are kept up, such as
-// 1m, in place of a few seconds.
+// 1m, in place of a few seconds. BUREAU_TEST_OFFLINE lets what needs a registry of packages be skipped
+// where there is none; BUREAU_TEST_SCHEMATHESIS makes the fuzzing of the API complete.
 package e2e

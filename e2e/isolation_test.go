@@ -199,12 +199,13 @@ func onHost(t testing.TB) string {
 	return filepath.Join(lab.dir, "probe")
 }
 
-// minimals makes several desktops of the small image at once.
-func minimals(t testing.TB, network string, names ...string) []*guest {
+// minimals makes desktops of the small image at once, one on each of the networks.
+func minimals(t testing.TB, networks ...string) []*guest {
 	t.Helper()
 	needMinimal(t)
-	guests := make([]*guest, len(names))
-	for i, name := range names {
+	guests := make([]*guest, len(networks))
+	for i, network := range networks {
+		name := fmt.Sprintf("%s-%d", network, i)
 		g, err := lab.create(t.Context(), map[string]any{"name": name, "image": "minimal", "tier": "small", "network": network})
 		if err != nil {
 			t.Fatal(err)
@@ -285,9 +286,8 @@ func linkLocal(mac net.HardwareAddr) string {
 }
 
 func TestNetworkIsolation(t *testing.T) {
-	guests := minimals(t, "nat", "left", "right")
-	isolated := shared(t).onNetwork(t, "isolated")
-	left, right := guests[0].onNetwork(t, "nat"), guests[1].onNetwork(t, "nat")
+	guests := minimals(t, "nat", "nat", "isolated")
+	left, right, isolated := guests[0].onNetwork(t, "nat"), guests[1].onNetwork(t, "nat"), guests[2].onNetwork(t, "isolated")
 	nat := left.network
 	probe := onHost(t)
 

@@ -83,8 +83,8 @@ func removeForeign(ctx context.Context) error {
 // nothingLeft checks that libvirt has nothing of the tests' any more.
 func nothingLeft(ctx context.Context) error {
 	var left []string
-	for _, list := range []string{"list", "net-list", "pool-list"} {
-		names, err := runVirsh(ctx, list, "--all", "--name")
+	for _, list := range []string{"list --all --name", "net-list --all --name", "pool-list --all --name", "nwfilter-list"} {
+		names, err := runVirsh(ctx, strings.Fields(list)...)
 		if err != nil {
 			return err
 		}

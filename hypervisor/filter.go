@@ -190,7 +190,7 @@ func (h *Host) refreshFilters(c *libvirt.Connect) error {
 	defer h.networks.Unlock()
 	for _, network := range []string{desktop.NetworkNAT, desktop.NetworkIsolated} {
 		n, err := c.LookupNetworkByName(h.opts.networkName(network))
-		if isCode(err, libvirt.ERR_NO_NETWORK) {
+		if isCode(err, libvirt.ERR_NO_NETWORK, libvirt.ERR_NO_SUPPORT) { // a session's daemon has none
 			continue
 		}
 		if err != nil {
