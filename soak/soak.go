@@ -62,6 +62,9 @@ func soak(ctx context.Context, o options) int {
 		err = s.finish(ctx)
 	}
 	s.figures.print(os.Stdout, time.Since(s.began))
+	for _, crash := range s.libvirt.trouble() { // which is not the appliance's fault, and which it has to survive
+		fmt.Println("soak:", crash)
+	}
 	if err != nil {
 		s.explain(err)
 		return 1
@@ -546,9 +549,6 @@ func (s *soaker) finish(ctx context.Context) error {
 // explain prints what a person needs who has to find out what went wrong.
 func (s *soaker) explain(err error) {
 	fmt.Printf("\nsoak: FAILED with seed %d\n%s\n%s\n\n", s.Seed, err, s.told())
-	if crashes := s.libvirt.trouble(); len(crashes) > 0 {
-		fmt.Printf("libvirtd, by itself: %s\n", strings.Join(crashes, "; "))
-	}
 	fmt.Printf("The end of serve's log:\n%s\n", tail(serveLog, 60))
 	s.backtrace()
 	s.keep()
