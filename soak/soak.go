@@ -62,6 +62,9 @@ func soak(ctx context.Context, o options) int {
 		err = s.finish(ctx)
 	}
 	s.figures.print(os.Stdout, time.Since(s.began))
+	for _, crash := range s.libvirt.trouble() { // which is not the appliance's fault, and which it has to survive
+		fmt.Println("soak:", crash)
+	}
 	if err != nil {
 		s.explain(err)
 		return 1
@@ -546,13 +549,11 @@ func (s *soaker) finish(ctx context.Context) error {
 // explain prints what a person needs who has to find out what went wrong.
 func (s *soaker) explain(err error) {
 	fmt.Printf("\nsoak: FAILED with seed %d\n%s\n%s\n\n", s.Seed, err, s.told())
-	if crashes := s.libvirt.trouble(); len(crashes) > 0 {
-		fmt.Printf("libvirtd, by itself: %s\n", strings.Join(crashes, "; "))
-	}
-	fmt.Printf("The end of serve's log:\n%s\n", tail(serveLog, 60))
+	fmt.Printf("The end of serve's log, without what the soak itself asked:\n%s\n",
+		tail(serveLog, 100, "route=getReadiness", "route=listDesktops", `msg="request refused"`, "no session with the agent"))
 	s.backtrace()
 	s.keep()
-	fmt.Printf("Again: make soak SEED=%d\n", s.Seed)
+	fmt.Printf("Again: make soak SEED=%d ARGS=\"--desktops %d --clients %d\"\n", s.Seed, s.Slots, s.Clients)
 }
 
 // backtrace prints where a core came from.
@@ -588,11 +589,14 @@ func (s *soaker) keep() {
 	fmt.Printf("soak: logs, database and cores are in %s\n", s.Keep)
 }
 
-func tail(path string, lines int) string {
+// tail is the last lines of a file, those that have a word in without not counted.
+func tail(path string, lines int, without ...string) string {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}
-	all := strings.SplitAfter(string(data), "\n")
+	all := slices.DeleteFunc(strings.SplitAfter(string(data), "\n"), func(line string) bool {
+		return slices.ContainsFunc(without, func(word string) bool { return strings.Contains(line, word) })
+	})
 	return strings.Join(all[max(0, len(all)-lines):], "")
 }
