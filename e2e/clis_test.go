@@ -26,10 +26,6 @@ import (
 // Claude Code and Codex as they come from npm: in a desktop whose chat they answer, with its network
 // off, and on the host as clients of bureau's MCP. Their models are scripted.
 
-// offlineVariable, when set, lets these tests be skipped where there is no registry. Without it they
-// fail there: what was not tested must not look as if it were.
-const offlineVariable = "BUREAU_TEST_OFFLINE"
-
 // cli is one of the programs.
 type cli struct {
 	preset  string
