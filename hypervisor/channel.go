@@ -302,7 +302,8 @@ func (c *channel) openChannel(ctx context.Context, domain string, uuid [16]byte,
 
 // Numbers of libvirt's errors.
 const (
-	errOperationFailed = 9 // the channel is held
+	errOperationFailed = 9  // the channel is held
+	errSystem          = 38 // a system call of the daemon's failed
 	errNoDomain        = 42
 )
 
@@ -406,7 +407,12 @@ func (c *channel) nextPacket() error {
 		if _, err := io.ReadFull(c.conn, payload); err != nil {
 			return c.lost(err)
 		}
-		c.end = parseRemoteError(payload)
+		refused := parseRemoteError(payload)
+		if refused.code == errSystem { // of reading from the machine, which has gone off
+			c.end = io.EOF
+			break
+		}
+		c.end = refused
 	default: // the machine has gone off, or the channel away
 		c.end = io.EOF
 	}
