@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,6 +19,8 @@ type daemon struct {
 	// is away.
 	calm func(*os.ProcessState) bool
 
+	ended chan struct{} // closed when the process has ended for good
+
 	mu      sync.Mutex
 	process *os.Process   // nil while it is down
 	down    time.Duration // before the next start, of a kill
@@ -29,21 +32,36 @@ type daemon struct {
 // pause is between the end of a process that ended by itself and the next start.
 const pause = 200 * time.Millisecond
 
-// run keeps the process running for as long as the world lasts.
-func (d *daemon) run() error {
+// run keeps the process running until ctx ends, which kills it.
+func (d *daemon) run(ctx context.Context) error {
 	d.down = alone
-	if err := d.begin(); err != nil {
+	if err := d.begin(ctx); err != nil {
 		return err
 	}
-	go d.supervise()
+	context.AfterFunc(ctx, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.process != nil {
+			d.process.Kill()
+		}
+	})
+	d.ended = make(chan struct{})
+	go d.supervise(ctx)
 	return nil
+}
+
+// wait returns when a daemon whose ctx has ended has ended, too.
+func (d *daemon) wait() {
+	if d != nil && d.ended != nil {
+		<-d.ended
+	}
 }
 
 // alone is the time down of a process that nobody has killed.
 const alone = -1
 
 // begin starts the process.
-func (d *daemon) begin() error {
+func (d *daemon) begin(ctx context.Context) error {
 	log, err := os.OpenFile(d.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -60,10 +78,14 @@ func (d *daemon) begin() error {
 	defer d.mu.Unlock()
 	d.process = process
 	d.starts++
+	if ctx.Err() != nil { // whoever kills it then came too early
+		process.Kill()
+	}
 	return nil
 }
 
-func (d *daemon) supervise() {
+func (d *daemon) supervise(ctx context.Context) {
+	defer close(d.ended)
 	for {
 		d.mu.Lock()
 		process := d.process
@@ -75,6 +97,7 @@ func (d *daemon) supervise() {
 		if wait == alone {
 			wait = pause
 			switch {
+			case ctx.Err() != nil:
 			case err != nil:
 				d.crashes = append(d.crashes, fmt.Sprintf("%s cannot be waited for: %v", d.name, err))
 			case d.calm == nil || !d.calm(state):
@@ -85,8 +108,12 @@ func (d *daemon) supervise() {
 		if while != nil {
 			while()
 		}
-		time.Sleep(wait)
-		if err := d.begin(); err != nil {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+		if err := d.begin(ctx); err != nil {
 			d.mu.Lock()
 			d.crashes = append(d.crashes, err.Error())
 			d.mu.Unlock()

@@ -39,6 +39,8 @@ type soaker struct {
 
 // soak is the whole run, within the world. It returns the exit code.
 func soak(ctx context.Context, o options) int {
+	living, end := context.WithCancel(ctx) // the daemons outlast the time for all of it
+	defer end()
 	ctx, cancel := context.WithTimeout(ctx, o.Limit)
 	defer cancel()
 	s := &soaker{
@@ -50,7 +52,12 @@ func soak(ctx context.Context, o options) int {
 		began:   time.Now(),
 	}
 	fmt.Printf("soak: seed %d, %d kills, %d desktops, %d clients\n", o.Seed, o.Kills, o.Slots, o.Clients)
-	if err := s.setUp(ctx); err != nil {
+	defer func() {
+		end()
+		s.serve.wait()
+		s.libvirt.wait()
+	}()
+	if err := s.setUp(ctx, living); err != nil {
 		s.keep()
 		return fail(fmt.Errorf("set up: %w", err))
 	}
@@ -73,8 +80,8 @@ func soak(ctx context.Context, o options) int {
 	return 0
 }
 
-// setUp makes the appliance run, with images, a user and a key.
-func (s *soaker) setUp(ctx context.Context) (err error) {
+// setUp makes the appliance run, with images, a user and a key. The daemons live as long as living.
+func (s *soaker) setUp(ctx, living context.Context) (err error) {
 	if s.as, err = unprivileged(); err != nil {
 		return err
 	}
@@ -90,10 +97,10 @@ func (s *soaker) setUp(ctx context.Context) (err error) {
 	// 6 is the exit code of what cannot be had now, such as libvirt.
 	s.serve = &daemon{name: "serve", log: serveLog, calm: func(p *os.ProcessState) bool { return p.ExitCode() == 6 },
 		command: func() *exec.Cmd { return s.bureau("serve") }}
-	if err := s.libvirt.run(); err != nil {
+	if err := s.libvirt.run(living); err != nil {
 		return err
 	}
-	if err := until(ctx, time.Minute, func() error { return exec.Command("virsh", "-q", "-c", libvirtURI, "version").Run() }); err != nil {
+	if err := until(ctx, recovery, func() error { return exec.Command("virsh", "-q", "-c", libvirtURI, "version").Run() }); err != nil {
 		return fmt.Errorf("libvirtd does not answer: %w", err)
 	}
 	if err := s.defineForeign(ctx); err != nil {
@@ -108,7 +115,7 @@ func (s *soaker) setUp(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := s.serve.run(); err != nil {
+	if err := s.serve.run(living); err != nil {
 		return err
 	}
 	if err := s.awaitReady(ctx); err != nil {
@@ -538,7 +545,7 @@ func (s *soaker) finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, sign := range []string{"WARNING: DATA RACE", "\npanic: ", "\nfatal error: ", "level=ERROR msg=\"internal"} {
+	for _, sign := range []string{"WARNING: DATA RACE", "\npanic: ", "\nfatal error: ", "level=ERROR msg=\"internal fault", "level=ERROR msg=panic"} {
 		if i := bytes.Index(log, []byte(sign)); i >= 0 {
 			return fmt.Errorf("serve's log has %q:\n%s", strings.TrimSpace(sign), log[i:min(len(log), i+4000)])
 		}

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"go/parser"
 	"go/token"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -225,6 +229,66 @@ func TestLedger(t *testing.T) {
 	if l.at(0) != nil || l.at(1) != nil || l.at(2) == nil || len(l.all()) != 1 {
 		t.Errorf("left are %v", l.all())
 	}
+}
+
+// A daemon is started again whatever ends it, and tells which ends nobody has asked for.
+func TestDaemon(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var script atomic.Value
+	script.Store("exec sleep 600")
+	d := &daemon{name: "sleeper", log: filepath.Join(t.TempDir(), "log"),
+		calm:    func(p *os.ProcessState) bool { return p.ExitCode() == 6 },
+		command: func() *exec.Cmd { return exec.Command("/bin/sh", "-c", script.Load().(string)) },
+	}
+	started := func(times int) {
+		t.Helper()
+		if err := until(ctx, time.Minute, func() error {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if d.starts < times {
+				return fmt.Errorf("started %d times", d.starts)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	meanwhile := false
+	if !d.kill(0, func() { meanwhile = true }) {
+		t.Error("there was nothing to kill")
+	}
+	started(2)
+	if !meanwhile || len(d.trouble()) > 0 {
+		t.Errorf("after a kill: %t, %v", meanwhile, d.trouble())
+	}
+	script.Store("exit 6")
+	d.kill(0, nil)
+	started(5)
+	if len(d.trouble()) > 0 {
+		t.Errorf("its calm end is told of: %v", d.trouble())
+	}
+	cancel()
+	d.wait()
+	if d.kill(0, nil) {
+		t.Error("it lives on")
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	script.Store("kill -SEGV $$")
+	d.starts = 0
+	if err := d.run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	started(2)
+	if crashes := d.trouble(); len(crashes) == 0 || !strings.Contains(crashes[0], "segmentation fault") {
+		t.Errorf("its crash is told of as %v", crashes)
+	}
+	cancel()
+	d.wait()
 }
 
 // A create that was not answered, and the one that was asked for in its stead, are both known.
