@@ -1,6 +1,8 @@
 package hypervisor
 
 import (
+	"encoding/json"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -290,5 +292,147 @@ func TestFilterOfRunningMachine(t *testing.T) {
 	defer giveBack()
 	if left := reserved(networkNow(t, h, c, desktop.NetworkNAT, 0)); len(left) != 0 {
 		t.Errorf("reserved are still %v", left)
+	}
+}
+
+// The filter holds for any card on the bridge: here for that of a network namespace, which sends what
+// a guest might. The end-to-end tests have a real guest do the same and more.
+func TestWhatAGuestReaches(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to make network namespaces")
+	}
+	ctx := testContext(t)
+	h := openTest(t, testOptions(t))
+	c, err := h.connection()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	probe := filepath.Join(t.TempDir(), "probe")
+	if output, err := exec.CommandContext(ctx, "go", "build", "-o", probe, "../e2e/probe").CombinedOutput(); err != nil {
+		t.Fatalf("build the probe: %v: %s", err, output)
+	}
+	ip := func(command string) {
+		t.Helper()
+		if output, err := exec.CommandContext(ctx, "ip", strings.Fields(command)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v: %s", command, err, output)
+		}
+	}
+	// plug makes a namespace with a cable to this machine.
+	plug := func(name string) {
+		t.Helper()
+		remove := func() {
+			exec.Command("ip", "netns", "del", name).Run() // it need not be there
+			exec.Command("ip", "link", "del", name).Run()
+		}
+		remove()
+		t.Cleanup(remove)
+		ip("netns add " + name)
+		ip("link add " + name + " type veth peer name eth0 netns " + name)
+		ip("link set " + name + " up")
+		ip("-n " + name + " link set eth0 up")
+	}
+	const outside, outsideHost = "198.51.100.6", "198.51.100.5" // of TEST-NET-2
+	plug("hyp-outside")
+	ip("addr add " + outsideHost + "/30 dev hyp-outside")
+	ip("-n hyp-outside addr add " + outside + "/30 dev eth0")
+	ip("-n hyp-outside route add default via " + outsideHost)
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	reach := func(from string, destinations ...string) []string {
+		t.Helper()
+		output, err := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", from, probe, "reach"}, destinations...)...).Output()
+		if err != nil {
+			t.Fatalf("reach: %v: %s", err, output)
+		}
+		var reached []string
+		if err := json.Unmarshal(output, &reached); err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(reached)
+		return reached
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := reach("hyp-outside", "tcp:"+outsideHost+":"+port, "icmp:"+outsideHost); len(got) != 2 {
+		t.Fatalf("another machine reaches only %v of this one: the test proves nothing", got)
+	}
+	for _, network := range []string{desktop.NetworkNAT, desktop.NetworkIsolated} {
+		t.Run(network, func(t *testing.T) {
+			var addresses [2]netip.Addr
+			names := [2]string{"hyp-one", "hyp-two"}
+			for i, name := range names {
+				if addresses[i], err = h.ensureAddress(c, desktop.Spec{ID: name, Network: network}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			now := networkNow(t, h, c, network, 0)
+			gateway := now.IPs[0].Address
+			for i, name := range names {
+				plug(name)
+				ip("-n " + name + " link set eth0 address " + machineMAC(name))
+				ip(fmt.Sprintf("-n %s addr add %s/%d dev eth0", name, addresses[i], now.IPs[0].Prefix))
+				ip("-n " + name + " route add default via " + gateway)
+				ip("link set " + name + " master " + now.Bridge.Name)
+				binding := libvirtxml.NWFilterBinding{
+					Owner:   &libvirtxml.NWFilterBindingOwner{Name: name, UUID: formatUUID(machineUUID(name))},
+					PortDev: &libvirtxml.NWFilterBindingPortDev{Name: name},
+					MAC:     &libvirtxml.NWFilterBindingMAC{Address: machineMAC(name)},
+					FilterRef: &libvirtxml.NWFilterBindingFilterRef{Filter: h.opts.networkName(network),
+						Parameters: []libvirtxml.NWFilterBindingFilterParam{{Name: "IP", Value: addresses[i].String()}}},
+				}
+				bound, err := c.NWFilterBindingCreateXML(must(binding.Marshal()), 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer bound.Free()
+				defer bound.Delete()
+			}
+			allowed := []string{"dns:" + gateway + ":53", "tcp:" + gateway + ":53"}
+			if network == desktop.NetworkNAT {
+				allowed = append(allowed, "icmp:"+outside)
+			}
+			closed := []string{"icmp:" + outside, "icmp:" + addresses[1].String()}
+			for _, a := range own {
+				if address := netip.MustParsePrefix(a.String()).Addr(); address.Is4() && !address.IsLoopback() {
+					closed = append(closed, "icmp:"+address.String(), "tcp:"+address.String()+":"+port)
+				}
+			}
+			closed = append(closed, "icmp:"+gateway, "tcp:"+gateway+":"+port)
+			closed = slices.DeleteFunc(closed, func(d string) bool { return slices.Contains(allowed, d) })
+			slices.Sort(allowed)
+			if got := reach("hyp-one", slices.Concat(allowed, closed)...); !slices.Equal(got, allowed) {
+				t.Errorf("reached are\n%v\nallowed are\n%v\nof\n%v", got, allowed, closed)
+			}
+			// By way of the host, whose routes lead to the other.
+			ip("-n hyp-one neigh replace " + addresses[1].String() + " lladdr " + now.MAC.Address + " dev eth0 nud permanent")
+			if got := reach("hyp-one", "icmp:"+addresses[1].String()); len(got) > 0 {
+				t.Errorf("by way of the host it reaches %v", got)
+			}
+			// Under another's address, and another's name.
+			ip(fmt.Sprintf("-n hyp-one addr replace %s/%d dev eth0", addresses[1], now.IPs[0].Prefix))
+			ip("-n hyp-one addr del " + fmt.Sprintf("%s/%d", addresses[0], now.IPs[0].Prefix) + " dev eth0")
+			if got := reach("hyp-one", allowed...); len(got) > 0 {
+				t.Errorf("with another's address it reaches %v", got)
+			}
+		})
 	}
 }
