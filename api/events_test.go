@@ -133,8 +133,11 @@ func TestEventsThatAreForgotten(t *testing.T) {
 		n.tell(happened{kind: eventStatus, owner: "usr-9", data: []byte("{}")})
 		n.mu.Unlock()
 	}
-	if len(n.tail) > 2*remembered {
-		t.Errorf("%d events are kept", len(n.tail))
+	n.mu.Lock()
+	kept := len(n.tail)
+	n.mu.Unlock()
+	if kept > 2*remembered {
+		t.Errorf("%d events are kept", kept)
 	}
 	again := b.follow("?desktop=dt-1", b.key, first.id)
 	if got := again.next(); got.kind != eventReset {

@@ -145,6 +145,8 @@ func (s *Server) only(kept answerKept) func(huma.Context, func(huma.Context)) {
 			s.fail(ctx, desktop.Errorf(desktop.Conflict, "a request with this %s is being done", idempotencyHeader))
 			return
 		case past.Answer != nil:
+			counts(ctx.Context(), "repeated", 1) // nothing is done that the log has to tell of by itself
+			unchanged(ctx.Context())
 			for name, value := range past.Answer.Header {
 				c.Writer.Header().Set(name, value)
 			}

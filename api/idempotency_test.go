@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -43,6 +44,13 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 	if n := b.count(); n != before+1 {
 		t.Errorf("there are %d desktops, want %d", n, before+1)
+	}
+	var told []string
+	for _, e := range b.entries() {
+		told = append(told, fmt.Sprint(e.Action, e.DesktopID, e.Details))
+	}
+	if want := []string{"desktop.create" + made.ID + "map[]", "desktop.createmap[repeated:1]"}; !slices.Equal(told, want) {
+		t.Errorf("the log has %q, want %q", told, want)
 	}
 
 	// Another request with the same key: another body, another path.
