@@ -303,11 +303,8 @@ func TestWhatAGuestReaches(t *testing.T) {
 	}
 	ctx := testContext(t)
 	h := openTest(t, testOptions(t))
-	c, err := h.connection()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
+	c, giveBack := borrow(t, h)
+	defer giveBack()
 	probe := filepath.Join(t.TempDir(), "probe")
 	if output, err := exec.CommandContext(ctx, "go", "build", "-o", probe, "../e2e/probe").CombinedOutput(); err != nil {
 		t.Fatalf("build the probe: %v: %s", err, output)
