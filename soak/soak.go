@@ -228,15 +228,14 @@ func until(ctx context.Context, limit time.Duration, try func() error) error {
 func (s *soaker) rounds(ctx context.Context) error {
 	planner := newPlanner(s.Seed, s.Slots, s.Clients)
 	for s.figures.killed() < s.Kills {
-		if ctx.Err() != nil {
-			return fmt.Errorf("the time was over after %d of %d kills", s.figures.killed(), s.Kills)
-		}
 		r := planner.next()
 		s.mu.Lock()
 		s.diary = nil
 		s.mu.Unlock()
 		before := s.figures.killed()
-		if err := s.round(ctx, r); err != nil {
+		if err := s.round(ctx, r); err != nil && ctx.Err() != nil {
+			return fmt.Errorf("the time was over after %d of %d kills, in which nothing was found", s.figures.killed(), s.Kills)
+		} else if err != nil {
 			return fmt.Errorf("%w\n\nThe plan was %s", err, r)
 		}
 		if s.Verbose {
