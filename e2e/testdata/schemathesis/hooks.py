@@ -101,6 +101,10 @@ SEMANTIC = [re.compile(pattern) for pattern in (
     r"^direction: expected a direction, or deltaX or deltaY",
     r"^expected startX, startY, endX and endY, or a path",
     r"^until is not after since",
+    r"^agent: the kind command needs either",
+    r"^email: expected an e-mail address",
+    r"^path: expected two points or more",
+    r"^name has control characters",
     r"^name is empty",  # of a provider, which is named after its kind when it is made
     r"^tier \".*\" is unknown",
 )]
