@@ -76,6 +76,8 @@ def before_call(context, case, kwargs):
 # Refusals that a schema has no words for: about what there is, and who asks.
 SEMANTIC = [re.compile(pattern) for pattern in (
     r"^owner: only the operator",  # names another user
+    r"^owner: there is no user",
+    r": contradicts ",
     r"^(screenshot: )?quality is for jpeg only",
     r"^apiKey: \w+ needs one",  # and other providers do not
     r"^default: make another provider the default instead",
