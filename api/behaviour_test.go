@@ -147,6 +147,8 @@ func TestScreenshotAfterAnAction(t *testing.T) {
 		`false`: "",
 		`{"format":"jpeg","quality":50,"maxWidth":160}`: "160x100 jpeg",
 		`{"region":"10,20,30,40"}`:                      "30x40 png",
+		// Whole numbers, if not as Go writes them.
+		`{"format":"jpeg","quality":50.0,"maxWidth":16e1}`: "160x100 jpeg",
 	} {
 		var acted Acted
 		b.into(b.do("POST", "/v1/desktops/dt-1/click", `{"screenshot":`+option+`}`), 200, &acted)

@@ -150,7 +150,7 @@ func (s *Server) chatRoutes() {
 
 	type eventsInput struct {
 		TurnPath
-		LastEventID string `header:"Last-Event-ID" doc:"The id of the last event that was read: those after it follow"`
+		LastEventID string `header:"Last-Event-ID" pattern:"^[0-9]{1,18}$" doc:"The id of the last event that was read: those after it follow"`
 	}
 	register(s, needs(desktop.CanChat), huma.Operation{
 		OperationID: "followTurn", Method: http.MethodGet, Path: desktopPath + "/chat/turns/{turnId}/events", Tags: []string{tagChat},

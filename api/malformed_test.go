@@ -150,6 +150,8 @@ func TestMalformedRequests(t *testing.T) {
 		{"POST bash", `{"command":"a"}`, 400, "script to be present"},
 		{"POST bash", `{"script":"` + strings.Repeat("é", desktop.MaxScriptLength/2+1) + `"}`, 413, "script"},
 		{"PATCH ", ``, 400, "body is required"},
+		{"POST click", `{"x":1,"y":2,"screenshot":{"format":"jpeg","quality":"high"}}`, 400, "screenshot.quality: string does not fit"},
+		{"POST click", `{"x":1,"y":2,"screenshot":{"format":"jpeg","quality":88.5}}`, 400, "screenshot.quality: number 88.5 does not fit"},
 		{"PATCH ", `{"name":""}`, 400, "name: expected length"},
 		{"PATCH ", `{"name":" a"}`, 400, "name begins or ends with a space"},
 		{"PATCH ", `{"name":"` + strings.Repeat("a", 64) + `"}`, 400, "name"},

@@ -32,6 +32,8 @@ const introduction = `Bureau gives programs and people Linux desktops: virtual m
 
 **Authentication.** Every request carries ` + "`Authorization: Bearer sk_live_…`" + `. A key has capabilities, which never change; each operation names the one that it needs. On the administration socket of the host no key is needed.
 
+**Bodies** are JSON objects of exactly the members that are documented. A member that is null counts as one that is not there.
+
 **Errors** are problem documents (RFC 9457, ` + "`application/problem+json`" + `). The member ` + "`error`" + ` is one short sentence; ` + "`type`" + ` names the kind, and is the path where the server explains it:
 
 `

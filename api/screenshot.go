@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"image"
 	"net/http"
@@ -147,7 +148,12 @@ func (w *Wanted) UnmarshalJSON(data []byte) error {
 	default:
 		decoder := json.NewDecoder(bytes.NewReader(data))
 		decoder.DisallowUnknownFields()
-		if err := decoder.Decode(&how); err != nil {
+		err := decoder.Decode(&how)
+		var mismatch *json.UnmarshalTypeError
+		if errors.As(err, &mismatch) {
+			return mismatch // unmarshal knows which numbers are whole ones all the same
+		}
+		if err != nil {
 			return fmt.Errorf("screenshot: %s", strings.TrimPrefix(err.Error(), "json: "))
 		}
 		if err := how.check(); err != nil {
