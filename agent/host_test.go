@@ -9,6 +9,7 @@ import (
 	"image"
 	"image/color"
 	"io"
+	"math"
 	"net/http"
 	"reflect"
 	"strings"
@@ -596,4 +597,35 @@ func FuzzChunks(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestStreamNumbers(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		given []uint32
+		ok    []bool
+	}{
+		{"in order", []uint32{2, 4, 6}, []bool{true, true, true}},
+		{"announced in another order", []uint32{6, 2, 4, 8}, []bool{true, true, true, true}},
+		{"had before", []uint32{2, 4, 4, 2, 6}, []bool{true, true, false, false, true}},
+		{"had before, and early", []uint32{6, 6, 2, 4, 6}, []bool{true, false, true, true, false}},
+		{"the host's to give", []uint32{1, 3, 0}, []bool{false, false, false}},
+		{"the last there is", []uint32{math.MaxUint32 - 1, math.MaxUint32}, []bool{true, false}},
+	} {
+		var n numbers
+		for i, id := range c.given {
+			if n.take(id) != c.ok[i] {
+				t.Errorf("%s: %d is taken: %t", c.name, id, !c.ok[i])
+			}
+		}
+	}
+	var n numbers
+	for id := uint32(4); id < 4+4*mostEarly; id += 2 { // 2 never comes
+		if !n.take(id) {
+			t.Fatalf("%d is not taken", id)
+		}
+	}
+	if len(n.early) > mostEarly || n.take(2) {
+		t.Errorf("%d numbers are remembered", len(n.early))
+	}
 }

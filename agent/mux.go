@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -223,16 +225,48 @@ type guard struct {
 	*leg
 	unread *unread // nil at the guest
 
-	header [headerSize]byte
-	have   int    // bytes of the header seen
-	stream uint32 // whose the body is
-	body   int    // bytes of the body to come
-	frames int    // since the last Read
-	pings  int
-	second time.Time // when counting pings began
-	newest uint32    // stream of the guest's
+	header  [headerSize]byte
+	have    int    // bytes of the header seen
+	stream  uint32 // whose the body is
+	body    int    // bytes of the body to come
+	frames  int    // since the last Read
+	pings   int
+	second  time.Time // when counting pings began
+	numbers numbers   // of the guest's streams
 
 	held []byte // the header of the frame whose body is written next
+}
+
+// numbers are those that the guest has given to streams. It gives even ones, one after the other, but
+// streams that are opened at the same time may be announced in any order.
+type numbers struct {
+	all   uint32              // every one up to this has been had
+	early map[uint32]struct{} // and these beyond it
+}
+
+// mostEarly is how many streams may be announced before one that was numbered first; when there are
+// more, that one will not come any more.
+const mostEarly = 256
+
+// take tells whether a number may be a new stream's, which it then is.
+func (n *numbers) take(id uint32) bool {
+	if _, had := n.early[id]; had || id%2 != 0 || id <= n.all {
+		return false
+	}
+	if n.early == nil {
+		n.early = map[uint32]struct{}{}
+	}
+	n.early[id] = struct{}{}
+	if len(n.early) > mostEarly {
+		n.all = slices.Min(slices.Collect(maps.Keys(n.early))) - 2
+	}
+	for {
+		if _, had := n.early[n.all+2]; !had {
+			return true
+		}
+		n.all += 2
+		delete(n.early, n.all)
+	}
 }
 
 // errNoFrame says that the peer no longer speaks the multiplexer's protocol.
@@ -307,10 +341,9 @@ func (g *guard) checkFrame(header []byte) error {
 	switch kind {
 	case muxData, muxWindow:
 		if flags&flagSYN != 0 && g.unread != nil {
-			if id%2 != 0 || id <= g.newest {
-				return fmt.Errorf("a new stream %d after %d: %w", id, g.newest, errNoFrame)
+			if !g.numbers.take(id) {
+				return fmt.Errorf("a new stream with the number %d: %w", id, errNoFrame)
 			}
-			g.newest = id
 			g.unread.opened(id, true)
 		}
 		if kind == muxWindow {
