@@ -203,7 +203,7 @@ func TestManualOfModels(t *testing.T) {
 	removed("local")
 
 	// A desktop with its provider.
-	made := decode[state](t, []byte(g.manual(t, codes[1])))
+	made := decode[state](t, []byte(g.manual(t, strings.ReplaceAll(codes[1], "sk-ant-…", key))))
 	if own := g.call(t, http.MethodGet, "/v1/desktops/"+made.ID+"/provider", nil); !strings.Contains(string(own.body), "claude-sonnet-5-5") {
 		t.Errorf("its provider is %s", own)
 	}
