@@ -303,8 +303,8 @@ func TestGatewayPortIsTaken(t *testing.T) {
 		"systemd-run --quiet --unit bureau-test-squatter "+probePath+" web -addr 127.0.0.1:7879 -dir /tmp/squatter; "+
 		"until ss -ltn | grep -q 127.0.0.1:7879; do sleep 0.1; done; systemctl start bureau-agent.service'")
 	warning("another program listens at 127.0.0.1:7879")
-	if out, err := lab.output(t.Context(), "desktop", "get", g.id); err != nil || !strings.Contains(string(out), "another program listens") {
-		t.Errorf("bureau desktop get says %s, %v", out, err)
+	if out, err := lab.output(t.Context(), "desktop", "show", g.id); err != nil || !strings.Contains(string(out), "another program listens") {
+		t.Errorf("bureau desktop show says %s, %v", out, err)
 	}
 	g.root(t, "systemctl stop bureau-test-squatter.service")
 	warning("")
