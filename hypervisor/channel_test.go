@@ -198,10 +198,19 @@ func TestStreamPackets(t *testing.T) {
 	})
 	t.Run("an error of the daemon's", func(t *testing.T) {
 		c := daemon(t, func(conn net.Conn) {
-			data(conn, statusError, "\x00\x00\x00\x26\x00\x00\x00\x07\x00\x00\x00\x01\x00\x00\x00\x04gone")
+			data(conn, statusError, "\x00\x00\x00\x01\x00\x00\x00\x07\x00\x00\x00\x01\x00\x00\x00\x04gone")
 		})
 		c.proc = procOpenChannel
 		if _, err := c.Read(make([]byte, 1)); err == nil || err.Error() != "gone" {
+			t.Errorf("error is %v", err)
+		}
+	})
+	t.Run("the daemon can read no more of the machine", func(t *testing.T) {
+		c := daemon(t, func(conn net.Conn) {
+			data(conn, statusError, "\x00\x00\x00\x26\x00\x00\x00\x07\x00\x00\x00\x01\x00\x00\x00\x05reset")
+		})
+		c.proc = procOpenChannel
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
 			t.Errorf("error is %v", err)
 		}
 	})
