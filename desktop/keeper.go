@@ -344,7 +344,7 @@ func (k *keeper) setHindrance(err error) {
 
 // fail gives up on the wish until the next request.
 func (k *keeper) fail(record Record, reason string) error {
-	k.log.Error("desktop failed", "reason", reason)
+	k.log.Warn("desktop failed", "reason", reason) // a fault of the guest or its host, and none of serve
 	return k.settle(func(r *Record) { r.Failure, r.Boot = reason, BootNone }, record)
 }
 
