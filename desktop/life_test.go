@@ -1,4 +1,8 @@
+//go:build !fuzz
+
 package desktop_test
+
+// Left out of fuzzing, for which the vendors' clients that it leads to would be compiled anew.
 
 import (
 	"context"
