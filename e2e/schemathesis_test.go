@@ -213,7 +213,17 @@ func TestSchemathesis(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := lab.readied(ctx, g.id); err != nil {
+	ready := func() error { // it is another user's than the tests' own key is
+		return until(ctx, bootPatience, func(ctx context.Context) error {
+			var s state
+			err := operatorSays(ctx, http.MethodGet, "/v1/desktops/"+g.id, nil, &s)
+			if err == nil && !s.AgentReady {
+				err = fmt.Errorf("the desktop is %s, and its agent is not ready: %s", s.Status, s.Reason)
+			}
+			return err
+		})
+	}
+	if err := ready(); err != nil {
 		t.Fatal(err)
 	}
 
@@ -299,7 +309,7 @@ func TestSchemathesis(t *testing.T) {
 	}
 	t.Logf("%d requests in all", total)
 	// The desktop is none the worse for it.
-	if err := lab.readied(ctx, g.id); err != nil {
+	if err := ready(); err != nil {
 		t.Error(err)
 	}
 	if log := lab.logTail(1 << 30); strings.Contains(log, "msg=panic") {
