@@ -117,6 +117,7 @@ tiers:
   fuzz: {vcpus: 1, memory: 1GiB, disk: 6GiB, desktops: 3}
 defaultTier: shared
 rateLimit: 0
+failureLimit: 0
 stopGrace: 60s
 bootTimeout: 5m
 screenIdle: 30s

@@ -1,3 +1,5 @@
+//go:build schemathesis
+
 package e2e
 
 import (
@@ -26,12 +28,8 @@ import (
 // The API is fuzzed by schemathesis, which makes requests of the OpenAPI document, good and bad ones,
 // and holds the answers against it. Every exchange is with the real appliance and a real desktop.
 
-// Environment of these tests. Without a registry they fail, unless offlineVariable allows that what
-// was not tested is skipped. fuzzVariable is set for the whole of it, which takes many minutes.
-const (
-	offlineVariable = "BUREAU_TEST_OFFLINE"
-	fuzzVariable    = "BUREAU_TEST_SCHEMATHESIS"
-)
+// fuzzVariable is set for the whole of it, which takes many minutes.
+const fuzzVariable = "BUREAU_TEST_SCHEMATHESIS"
 
 // fuzzer is the program, installed into a virtual environment in the user's cache at its first use.
 var fuzzer = sync.OnceValues(func() (string, error) {
