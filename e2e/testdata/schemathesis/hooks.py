@@ -109,6 +109,27 @@ SEMANTIC = [re.compile(pattern) for pattern in (
     r"^name has control characters",
     r"^name is empty",  # of a provider, which is named after its kind when it is made
     r"^tier \".*\" is unknown",
+    # What only a desktop that runs can tell: its display, its keys, its files and users.
+    r"outside the display",
+    r"does not lie within the display",
+    r"is not possible: this desktop's display",
+    r"a key is empty",
+    r"key combination of \d+ bytes",
+    r"key .* (has more than|lacks a key)",
+    r"there is no key (called|to press)",
+    r"the keyboard layout lacks",
+    r"more than \d+ keys to press",
+    r"modifiers: ",
+    r"text has at position",
+    r"control character U\+",
+    r"is for the action (click|press)",
+    r"are for the action press",
+    r"the command is empty",
+    r"the working folder ",
+    r"there is no user .* in the desktop",
+    r"may not start a command in",
+    r"there is no action",
+    r"an action is exactly one of",
 )]
 
 
