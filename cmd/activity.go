@@ -42,15 +42,8 @@ Times are a duration before now, such as 24h, or a moment such as 2026-03-01T00:
 				return usage("--limit is a number of entries, 1 or more")
 			}
 			query := url.Values{}
-			for name, text := range map[string]string{"since": since, "until": until} {
-				if text == "" {
-					continue
-				}
-				at, err := moment(text, time.Now())
-				if err != nil {
-					return usage("--%s: %q is neither a time before now, such as 24h, nor one such as 2026-03-01T00:00:00Z", name, text)
-				}
-				query.Set(name, at.UTC().Format(time.RFC3339Nano))
+			if err := setPeriod(query, since, until, time.RFC3339Nano); err != nil {
+				return err
 			}
 			for name, value := range map[string]string{"user": user, "key": key, "action": action, "outcome": outcome} {
 				if value != "" {

@@ -23,15 +23,8 @@ Times are a duration before now, such as 24h, or a moment such as 2026-03-01T00:
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			query := url.Values{}
-			for name, text := range map[string]string{"since": since, "until": until} {
-				if text == "" {
-					continue
-				}
-				at, err := moment(text, time.Now())
-				if err != nil {
-					return usage("--%s: %q is neither a time before now, such as 24h, nor one such as 2026-03-01T00:00:00Z", name, text)
-				}
-				query.Set(name, at.UTC().Format(time.RFC3339))
+			if err := setPeriod(query, since, until, time.RFC3339); err != nil {
+				return err
 			}
 			if owner != "" {
 				query.Set("owner", owner)
@@ -82,4 +75,19 @@ func moment(text string, now time.Time) (time.Time, error) {
 		return now.Add(-ago), nil
 	}
 	return time.Parse(time.RFC3339, text)
+}
+
+// setPeriod asks for what lies between two times of the command line, those of them that are given.
+func setPeriod(query url.Values, since, until, layout string) error {
+	for name, text := range map[string]string{"since": since, "until": until} {
+		if text == "" {
+			continue
+		}
+		at, err := moment(text, time.Now())
+		if err != nil {
+			return usage("--%s: %q is neither a time before now, such as 24h, nor one such as 2026-03-01T00:00:00Z", name, text)
+		}
+		query.Set(name, at.UTC().Format(layout))
+	}
+	return nil
 }
