@@ -109,14 +109,8 @@ func contents(t *testing.T, path string) (version int, tables map[string][]map[s
 // TestEveryVersionMigrates opens a database of each earlier version: each row is there afterwards, with
 // each value that it had, and this bureau reads what the earlier one wrote.
 func TestEveryVersionMigrates(t *testing.T) {
-	for i, m := range migrations {
+	for i, m := range migrations[:len(migrations)-1] { // the newest needs no migration
 		t.Run(filepath.Base(m.name), func(t *testing.T) {
-			if _, err := os.Stat(versionFile(m)); err != nil {
-				if i == len(migrations)-1 {
-					t.Skip("the newest version needs no migration")
-				}
-				t.Fatalf("there is no database of this version: %v", err)
-			}
 			path := load(t, m)
 			was, before := contents(t, path)
 			if was != i+1 {
