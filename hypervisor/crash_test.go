@@ -92,15 +92,15 @@ func (l *life) reaches(t *testing.T, want desktop.Status) {
 	}
 }
 
-// The appliance dies before and after each call with which it changes something, of the store or of
-// the real libvirt, and the next process ends where it was asked to be.
-func TestCrashes(t *testing.T) {
+// crashHost is a host of the real libvirt with an image, and a database with a user.
+func crashHost(t *testing.T) (h *Host, database string) {
+	t.Helper()
 	opts := testOptions(t)
 	opts.Prefix = "hypervisor-crash"
 	opts.Log = slog.New(slog.DiscardHandler)
-	h := openTest(t, opts)
+	h = openTest(t, opts)
 	importEmpty(t, h, "empty")
-	database := filepath.Join(t.TempDir(), "bureau.db")
+	database = filepath.Join(t.TempDir(), "bureau.db")
 	kept, err := store.Open(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
@@ -109,6 +109,13 @@ func TestCrashes(t *testing.T) {
 		t.Fatal(err)
 	}
 	kept.Close()
+	return h, database
+}
+
+// The appliance dies before and after each call with which it changes something, of the store or of
+// the real libvirt, and the next process ends where it was asked to be.
+func TestCrashes(t *testing.T) {
+	h, database := crashHost(t)
 
 	points := 0
 	began := time.Now()
@@ -348,20 +355,7 @@ func TestHalfwayStates(t *testing.T) {
 // Clients ask one machine of the real libvirt for different things at once; it ends as one of those
 // wanted it that nobody asked after.
 func TestContention(t *testing.T) {
-	opts := testOptions(t)
-	opts.Prefix = "hypervisor-crash"
-	opts.Log = slog.New(slog.DiscardHandler)
-	h := openTest(t, opts)
-	importEmpty(t, h, "empty")
-	database := filepath.Join(t.TempDir(), "bureau.db")
-	kept, err := store.Open(t.Context(), database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := kept.InsertUser(t.Context(), desktop.User{ID: "usr-1", Email: "a@b", Role: desktop.RoleAdmin, Tier: "tiny"}); err != nil {
-		t.Fatal(err)
-	}
-	kept.Close()
+	h, database := crashHost(t)
 	arrange(t, h, database, desktop.Running)
 	l, err := beginLife(t, h, database, desktoptest.NewMortal("", 0))
 	if err != nil {
