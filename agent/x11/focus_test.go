@@ -149,15 +149,20 @@ func TestTypeFollowsClick(t *testing.T) {
 				for i := range 10 {
 					act(t, d, typed(fmt.Sprint(i)))
 				}
-				if d.manager.misses != managerMisses {
-					t.Errorf("it was asked %d times, not %d", d.manager.misses, managerMisses)
-				}
+				inTurn(t, d, func() {
+					if d.manager.misses != managerMisses {
+						t.Errorf("it was asked %d times, not %d", d.manager.misses, managerMisses)
+					}
+				})
 				if acted := act(t, d, synced(desktop.MaxSyncMs)); acted.Synced {
 					t.Error("synced, and the click is not decided on")
 				}
 				terminals[0].expect("0123456789")
 				manager.Signal(syscall.SIGCONT)
-				eventually(t, 10*time.Second, "a late answer", func() bool { return int16(d.manager.at.Load()) == d.manager.asked })
+				eventually(t, 10*time.Second, "a late answer", func() (answered bool) {
+					inTurn(t, d, func() { answered = int16(d.manager.at.Load()) == d.manager.asked })
+					return answered
+				})
 				act(t, d, typed("again"))
 				terminals[1].expect("again")
 				if acted := act(t, d, synced(desktop.MaxSyncMs)); !acted.Synced {
@@ -325,6 +330,16 @@ func (d *Display) windowOfClass(t testing.TB, class string) uint32 {
 	return 0
 }
 
+// inTurn looks at what only a call may touch, or the preparation for the next one after it.
+func inTurn(t *testing.T, d *Display, look func()) {
+	t.Helper()
+	if err := d.takeTurn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { <-d.turn }()
+	look()
+}
+
 // A caller that goes away is not kept waiting by a window manager that hangs.
 func TestCancelledBeforeFocus(t *testing.T) {
 	display := startServer(t)
@@ -333,15 +348,18 @@ func TestCancelledBeforeFocus(t *testing.T) {
 	stop(t, managerProcess(t, d))
 	for _, action := range []desktop.Action{typed("a"), pressed("a"), synced(desktop.MaxSyncMs)} {
 		act(t, d, clicked(10, 10))
-		asked := d.manager.asked
+		var asked int16
+		inTurn(t, d, func() { asked = d.manager.asked })
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := d.Act(ctx, []desktop.Action{action}); err != context.Canceled {
 			t.Errorf("cancelled: %v", err)
 		}
-		if d.manager.misses != 0 {
-			t.Errorf("counted as missed; asked %d times", d.manager.asked-asked)
-		}
+		inTurn(t, d, func() {
+			if d.manager.misses != 0 {
+				t.Errorf("counted as missed; asked %d times", d.manager.asked-asked)
+			}
+		})
 	}
 }
 
