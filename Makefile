@@ -33,7 +33,7 @@ test-agents: ## Test Claude Code and Codex, from npm, on a real guest; downloads
 
 schemathesis: ## Fuzz the API of a real desktop, with each capability alone, for as long as it takes
 	@$(SUDO) packaging/host/prepare --tests
-	@BUREAU_TEST_SCHEMATHESIS=yes go test -tags $(TAGS),schemathesis -timeout 120m -count 1 -v -run TestSchemathesis ./e2e
+	@BUREAU_TEST_SCHEMATHESIS=yes go test -tags $(TAGS) -timeout 120m -count 1 -v -run TestSchemathesis ./e2e
 
 check: ## Only what is quick: format, vet, staticcheck
 	@test -z "$$(find . -name '*.go' -exec gofmt -l {} + | tee /dev/stderr)"

@@ -96,6 +96,7 @@ func (m *mux) transport() *http.Transport {
 		DisableCompression:     true,
 		MaxIdleConns:           16,
 		MaxIdleConnsPerHost:    16,
+		IdleConnTimeout:        30 * time.Second,
 		MaxResponseHeaderBytes: 16 << 10,
 		WriteBufferSize:        16 << 10,
 		ReadBufferSize:         16 << 10,

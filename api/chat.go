@@ -87,8 +87,7 @@ const chatEvents = "Events, each with a number as its `id`: `turn` (it has begun
 
 func (s *Server) chatRoutes() {
 	turn := s.schema(reflect.TypeFor[assistant.Turn]())
-	stream := &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString},
-		Example: "id: 2\nevent: text\ndata: {\"text\":\"I \"}\n\n"}
+	stream := streamOf("id: 2\nevent: text\ndata: {\"text\":\"I \"}\n\n")
 
 	register(s, needs(desktop.CanChat), once(huma.Operation{
 		OperationID: "chat", Method: http.MethodPost, Path: desktopPath + "/chat", Tags: []string{tagChat},

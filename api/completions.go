@@ -117,7 +117,7 @@ func (s *Server) completionRoutes() {
 		Errors:       []int{http.StatusNotFound, http.StatusConflict},
 		Responses: map[string]*huma.Response{"200": {Description: "The answer", Content: map[string]*huma.MediaType{
 			"application/json": {Schema: s.schema(reflect.TypeFor[Completion]())},
-			eventStream:        {Schema: &huma.Schema{Type: huma.TypeString}, Example: "data: {\"object\":\"chat.completion.chunk\"}\n\ndata: [DONE]\n\n"},
+			eventStream:        streamOf("data: {\"object\":\"chat.completion.chunk\"}\n\ndata: [DONE]\n\n"),
 		}}},
 	}, func(ctx context.Context, in *input) (*bodyAnswer, error) {
 		id, err := s.desktopOf(ctx, in.Body.Model)

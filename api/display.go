@@ -22,7 +22,7 @@ func (s *Server) displayRoutes() {
 	}
 	register(s, needs(desktop.CanControl), huma.Operation{
 		OperationID: "resizeDisplay", Method: http.MethodPatch, Path: desktopPath + "/display", Tags: []string{tagControl},
-		Summary: "Change the display's size", Description: fmt.Sprintf("At once, with all that runs on it. A display has %d pixels at most, as many as 4096 × 2304. Answers with the size that it has then.", desktop.MaxDisplayPixels),
+		Summary: "Change the display's size", Description: fmt.Sprintf("At once, with all that runs on it. A display has %d pixels at most, as many as 2560 × 1600. Answers with the size that it has then.", desktop.MaxDisplayPixels),
 		Errors: []int{http.StatusConflict},
 	}, func(ctx context.Context, in *bodyInput[DisplayRequest]) (*answer, error) {
 		caller := callerOf(ctx)

@@ -258,7 +258,7 @@ func (s *Server) eventRoutes() {
 			"known, `reset` says so and everything is told as at the beginning. The stream ends when the key is revoked, and when the " +
 			"appliance does.",
 		Responses: map[string]*huma.Response{"200": {Description: "Events, for as long as they are followed", Content: map[string]*huma.MediaType{
-			eventStream: {Schema: &huma.Schema{Type: huma.TypeString}, Example: "id: k7-1\nevent: desktop.status\ndata: {\"id\":\"dt-7k3m9q2w5x8r4t6y\",\"status\":\"running\"}\n\n"}}}},
+			eventStream: streamOf("id: k7-1\nevent: desktop.status\ndata: {\"id\":\"dt-7k3m9q2w5x8r4t6y\",\"status\":\"running\"}\n\n")}}},
 	}, func(_ context.Context, in *input) (*bodyAnswer, error) {
 		return &bodyAnswer{func(ctx huma.Context) {
 			s.followEvents(ctx, in.Desktop, in.LastEventID, milliseconds(int(in.DurationMs)))

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"regexp"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -40,6 +41,10 @@ desktops running; the next start takes them over. SIGHUP reads the certificate a
 			}
 			log.Info("starting", "version", Version(), "listen", settings.Listen, "dataDir", settings.DataDir,
 				"libvirt", settings.Libvirt.URI, "prefix", settings.Libvirt.Prefix)
+			if os.Getenv("GOGC") == "" {
+				// Most of the heap is pictures, which are large and soon done with, and cost a collection nothing.
+				debug.SetGCPercent(50)
+			}
 			return a.parts.Serve(c.Context(), settings, log, a.announce)
 		},
 	}

@@ -314,7 +314,7 @@ func TestPaging(t *testing.T) {
 // A display larger than the host would mirror is not asked for.
 func TestResizeIsBounded(t *testing.T) {
 	a := newAppliance(t)
-	for _, size := range []Size{{MaxDisplaySide + 1, 300}, {300, 1 << 40}, {4096, 2305}, {MaxDisplaySide, MaxDisplaySide}} {
+	for _, size := range []Size{{MaxDisplaySide + 1, 300}, {300, 1 << 40}, {2560, 1601}, {MaxDisplaySide, MaxDisplaySide}} {
 		if err := a.Resize(t.Context(), ann, "dt-none", size); CodeOf(err) != Invalid {
 			t.Errorf("%v: %v", size, err)
 		}

@@ -6,7 +6,9 @@ const (
 	MaxClipboardBytes = 1 << 20
 	MinDisplaySide    = 200
 	MaxDisplaySide    = 8192
-	MaxDisplayPixels  = 4096 * 2304 // of one display; the largest that is in use has 4096×2160
+	// MaxDisplayPixels are of one display. The host holds it twice while somebody looks, four bytes a
+	// pixel, which is most of what a desktop can cost serve's memory.
+	MaxDisplayPixels = 2560 * 1600
 )
 
 // Window is one that the desktop's window manager manages.

@@ -20,7 +20,7 @@ import (
 // An agent that was built without cgo does its work. serve would bring it up to its own binary, so
 // the test speaks to it in serve's place.
 func TestAgentWithoutCgo(t *testing.T) {
-	g := shared(t)
+	g := alone(t)
 	boot := g.bootID(t)
 	path := filepath.Join(lab.dir, "bureau-nocgo")
 	if err := build(t.Context(), path, "e2e-nocgo", false); err != nil {

@@ -34,6 +34,7 @@ const owner = "e2e@bureau.test"
 
 // appliance is a bureau of the tests' own: a built binary, a configuration, a process.
 type appliance struct {
+	prefix string // begins the names of what it makes in libvirt
 	dir    string // belongs to the user that serve runs as
 	binary string // what serve runs; the tests replace it
 	config string
@@ -67,6 +68,7 @@ func newAppliance(ctx context.Context) (*appliance, error) {
 		return nil, err
 	}
 	a := &appliance{
+		prefix: prefix,
 		dir:    dir,
 		binary: filepath.Join(dir, "bureau"),
 		config: filepath.Join(dir, "config.yaml"),
@@ -99,6 +101,67 @@ func newAppliance(ctx context.Context) (*appliance, error) {
 	return a, os.WriteFile(a.config, []byte(a.configuration(port)), 0o644)
 }
 
+// sister is another appliance of the same binary, which live brings to life, for a test whose host is
+// a special one or that measures serve. Its images are the small one; config is what its configuration
+// has besides.
+func (a *appliance) sister(t *testing.T, prefix, config string) *appliance {
+	t.Helper()
+	dir := filepath.Join(a.dir, prefix)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if a.as != nil {
+		if err := os.Chown(dir, int(a.as.Uid), int(a.as.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &appliance{prefix: prefix, dir: dir, binary: a.binary, config: filepath.Join(dir, "config.yaml"), socket: filepath.Join(dir, "s"),
+		log: filepath.Join(dir, "serve.log"), url: "http://" + port, as: a.as, keep: a.keep}
+	config = fmt.Sprintf(`listen: %s
+adminSocket: %s
+dataDir: %s
+libvirt: {prefix: %s, pool: {name: %[4]s, path: /var/lib/libvirt/%[4]s}}
+image: minimal
+network: isolated
+defaultTier: shared
+rateLimit: 0
+bootTimeout: 5m
+log: {level: debug}
+%s`, port, s.socket, filepath.Join(dir, "data"), prefix, config)
+	if err := os.WriteFile(s.config, []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// live runs a sister until the test ends.
+func (a *appliance) live(t *testing.T) {
+	t.Helper()
+	if err := a.purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		if err := errors.Join(errors.Join(a.deviations...), a.end(syscall.SIGTERM), a.discreet(), a.purge(ctx)); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Log(a.logTail(60))
+		}
+	})
+	if err := a.importImage(t.Context(), "minimal"); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(a.start(t.Context()), a.validate(t.Context()), a.makeKey(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // configuration is everything that keeps this appliance apart from any other on the machine.
 func (a *appliance) configuration(listen string) string {
 	return fmt.Sprintf(`listen: %s
@@ -114,7 +177,6 @@ network: isolated
 tiers:
   shared: {vcpus: 2, memory: 3GiB, disk: 12GiB, desktops: 0}
   small: {vcpus: 2, memory: 1GiB, disk: 6GiB, desktops: 0}
-  fuzz: {vcpus: 1, memory: 1GiB, disk: 6GiB, desktops: 3}
 defaultTier: shared
 rateLimit: 0
 failureLimit: 0
@@ -373,6 +435,9 @@ func (a *appliance) remove() error {
 		progress("%d exchanges held against the OpenAPI document", a.checked.Checked())
 	}
 	err = errors.Join(err, a.end(syscall.SIGTERM), a.discreet())
+	if faults := a.faults(); len(faults) > 0 {
+		err = errors.Join(err, fmt.Errorf("serve has logged faults of its own:\n%s", strings.Join(faults, "")))
+	}
 	if _, statErr := os.Stat(a.binary); statErr == nil {
 		err = errors.Join(err, a.purge(ctx), nothingLeft(ctx), removeForeign(ctx))
 	}

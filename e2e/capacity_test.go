@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -80,61 +79,14 @@ func hostMemory(t *testing.T) int {
 // and for its database.
 func cramped(t *testing.T) (a *appliance, pool, data string) {
 	t.Helper()
-	dir := filepath.Join(lab.dir, "cramped")
-	pool, data = "/var/lib/libvirt/"+crampedPrefix, filepath.Join(dir, "data")
-	a = &appliance{dir: dir, binary: lab.binary, config: filepath.Join(dir, "config.yaml"), socket: filepath.Join(dir, "s"),
-		log: filepath.Join(dir, "serve.log"), as: lab.as, keep: lab.keep}
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if a.as != nil {
-		if err := os.Chown(dir, int(a.as.Uid), int(a.as.Gid)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	smallDisk(t, pool, 3000, nil)
-	smallDisk(t, data, 8, a.as)
-	port, err := freePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.url = "http://" + port
-	config := fmt.Sprintf(`listen: %s
-adminSocket: %s
-dataDir: %s
-libvirt: {prefix: %s, pool: {name: %s, path: %s}}
-image: minimal
-network: isolated
-tiers: {shared: {vcpus: 2, memory: 1GiB, disk: 6GiB, desktops: 3}}
-defaultTier: shared
-rateLimit: 0
-bootTimeout: 5m
+	a = lab.sister(t, crampedPrefix, fmt.Sprintf(`tiers: {shared: {vcpus: 2, memory: 1GiB, disk: 6GiB, desktops: 3}}
 idleStop: 1m
 capacity: {memory: 1, memoryReserve: %dMiB, vcpusPerCPU: 0, disk: 0, diskReserve: 64MiB}
-log: {level: debug}
-`, port, a.socket, data, crampedPrefix, crampedPrefix, pool, hostMemory(t)-1500)
-	if err := os.WriteFile(a.config, []byte(config), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := a.purge(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		defer cancel()
-		if err := errors.Join(errors.Join(a.deviations...), a.end(syscall.SIGTERM), a.purge(ctx)); err != nil {
-			t.Error(err)
-		}
-		if t.Failed() {
-			t.Log(a.logTail(60))
-		}
-	})
-	if err := a.importImage(t.Context(), "minimal"); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(a.start(t.Context()), a.validate(t.Context()), a.makeKey(t.Context())); err != nil {
-		t.Fatal(err)
-	}
+`, hostMemory(t)-1500))
+	pool, data = "/var/lib/libvirt/"+crampedPrefix, filepath.Join(a.dir, "data")
+	smallDisk(t, pool, 3000, nil)
+	smallDisk(t, data, 8, a.as)
+	a.live(t)
 	return a, pool, data
 }
 
@@ -173,6 +125,7 @@ func (a *appliance) things(t *testing.T) string {
 // A host with too little of everything refuses what there is no room for and leaves nothing of it; a
 // guest that fills the disk waits, visibly, and goes on by itself; one that nobody uses is stopped.
 func TestCrampedHost(t *testing.T) {
+	own(t, 1)
 	a, pool, data := cramped(t)
 	post := func(path string, body any) reply {
 		t.Helper()
@@ -242,7 +195,7 @@ func TestCrampedHost(t *testing.T) {
 			return err
 		})
 		t.Logf("paused after %s", time.Since(began).Round(time.Second/10))
-		if got := virsh(t, "domstate", "--reason", crampedPrefix+"-"+g.id); got != "paused (I/O error)" {
+		if got := virsh(t, "domstate", "--reason", g.domain()); got != "paused (I/O error)" {
 			t.Errorf("libvirt says %q", got)
 		}
 		wantProblem(t, post(g.path("exec"), map[string]any{"command": "true"}), http.StatusServiceUnavailable)

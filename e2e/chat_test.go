@@ -322,7 +322,7 @@ func TestChatDemo(t *testing.T) {
 // serve is killed in the middle of a turn: the turn says so, what it has done is known, and the session
 // goes on.
 func TestChatSurvivesServe(t *testing.T) {
-	g := shared(t)
+	g := alone(t)
 	const name = "/tmp/chat-serve"
 	g.sh(t, "rm -f "+name+".*")
 	server := g.scripted(t, model.Anthropic,
@@ -395,6 +395,7 @@ func TestChatSurvivesAgent(t *testing.T) {
 
 // The guest is booted anew in the middle of a turn, which waits for it and goes on.
 func TestChatSurvivesReboot(t *testing.T) {
+	own(t, 1)
 	g := minimal(t, "chatty")
 	const name = "/tmp/chat-reboot"
 	server := g.scripted(t, model.Gemini,

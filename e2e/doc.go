@@ -16,6 +16,6 @@
 //
 // BUREAU_E2E_ARTIFACTS names the folder for failures' remains; BUREAU_E2E_IMAGES the cache of built
 // images where it is not the default one; BUREAU_E2E_SLOW how long the slow clients are kept up, such as
-// 1m, in place of a few seconds. BUREAU_TEST_OFFLINE lets what needs a registry of packages be skipped
+// 1m, in place of a few seconds; BUREAU_E2E_HOSTILE how long each attack of the hostile guest goes on. BUREAU_TEST_OFFLINE lets what needs a registry of packages be skipped
 // where there is none; BUREAU_TEST_SCHEMATHESIS makes the fuzzing of the API complete.
 package e2e

@@ -45,6 +45,7 @@ func example(t *testing.T, document, section string) string {
 
 // What the README tells a newcomer to do works as it stands there.
 func TestTourOfTheREADME(t *testing.T) {
+	own(t, 1)
 	folder := t.TempDir()
 	script := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", example(t, "README.md", "A tour")+"\necho \"$id\" >id\n")
 	script.Dir = folder
@@ -175,7 +176,7 @@ func TestManualOfChat(t *testing.T) {
 
 // So is what docs/models.md shows.
 func TestManualOfModels(t *testing.T) {
-	g := shared(t)
+	g := alone(t)
 	codes := examples(t, "docs/models.md")
 	if len(codes) != 5 {
 		t.Fatalf("docs/models.md has %d examples, of which this test knows 5", len(codes))

@@ -60,20 +60,6 @@ func (g *guest) settled(ctx context.Context) error {
 	})
 }
 
-// shared is the shared guest, ready. When the test fails, what a person needs to understand it is
-// put aside.
-func shared(t testing.TB) *guest {
-	t.Helper()
-	g, err := sharedGuest()
-	if g != nil {
-		g.watch(t)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return g
-}
-
 // create makes a desktop, which then boots.
 func (a *appliance) create(ctx context.Context, draft map[string]any) (*guest, error) {
 	r, err := a.send(ctx, http.MethodPost, "/v1/desktops", draft)
@@ -101,26 +87,26 @@ func needMinimal(t testing.TB) {
 }
 
 // minimal makes a desktop of the small image that the test may do anything to, ready and with the
-// probe in it. It is destroyed when the test ends.
+// probe in it. It is destroyed when the test ends, which must have its turn: see own.
 func minimal(t testing.TB, name string) *guest {
 	t.Helper()
-	g := beginMinimal(t, name)
+	needMinimal(t)
+	g := lab.beginMinimal(t, name)
 	g.awaitMinimal(t)
 	return g
 }
 
 // beginMinimal is minimal that does not wait for the boot; awaitMinimal does.
-func beginMinimal(t testing.TB, name string) *guest {
+func (a *appliance) beginMinimal(t testing.TB, name string) *guest {
 	t.Helper()
-	needMinimal(t)
-	g, err := lab.create(t.Context(), map[string]any{"name": name, "image": "minimal", "tier": "small"})
+	g, err := a.create(t.Context(), map[string]any{"name": name, "image": "minimal", "tier": "small"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
-		r, err := lab.send(ctx, http.MethodDelete, "/v1/desktops/"+g.id, nil)
+		r, err := a.send(ctx, http.MethodDelete, "/v1/desktops/"+g.id, nil)
 		if err != nil || r.status/100 != 2 && r.status != http.StatusNotFound {
 			t.Errorf("destroying %s: %v %s", name, err, r)
 		}
@@ -131,7 +117,7 @@ func beginMinimal(t testing.TB, name string) *guest {
 
 func (g *guest) awaitMinimal(t testing.TB) {
 	t.Helper()
-	if err := lab.readied(t.Context(), g.id); err != nil {
+	if err := g.readied(t.Context(), g.id); err != nil {
 		t.Fatal(err)
 	}
 	if err := g.settled(t.Context()); err != nil {

@@ -33,8 +33,12 @@ var (
 // asking things of it. It loses its own readiness and nothing else: serve's memory stays what it was,
 // and a neighbour does not notice. When the true agent is back, all is as before.
 func TestHostileGuest(t *testing.T) {
-	neighbour := beginMinimal(t, "neighbour")
-	g := minimal(t, "hostile")
+	own(t, 2)
+	// An appliance of its own, whose memory nobody else uses.
+	a := lab.sister(t, prefix+"-foe", "tiers: {shared: {vcpus: 2, memory: 1GiB, disk: 6GiB}, small: {vcpus: 2, memory: 1GiB, disk: 6GiB}}\n")
+	a.live(t)
+	neighbour, g := a.beginMinimal(t, "neighbour"), a.beginMinimal(t, "hostile")
+	g.awaitMinimal(t)
 	binary, err := buildForGuests("hostile")
 	if err == nil {
 		err = g.put(t.Context(), hostilePath, binary)
@@ -43,15 +47,21 @@ func TestHostileGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	neighbour.awaitMinimal(t)
-	before := neighbour.pester(t, 10*time.Second, nil) // which also is what an appliance in use holds
-	g.pester(t, 5*time.Second, nil)
-	m := watchMemory(t)
+	long := time.Second // of each attack on the link
+	if text := os.Getenv("BUREAU_E2E_HOSTILE"); text != "" {
+		if long, err = time.ParseDuration(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := neighbour.pester(t, 3*long, nil) // which also is what an appliance in use holds
+	g.pester(t, 2*long, nil)
+	m := a.watchMemory(t)
 	t.Logf("serve holds %s; its neighbours' requests take %s", megabytes(m.before), before)
 
 	t.Run("link", func(t *testing.T) {
-		boot, said := g.bootID(t), logged()
+		boot, said := g.bootID(t), a.logged()
 		g.root(t, "rm -f /tmp/hostile.log; systemd-run --quiet --no-block --unit bureau-hostile sh -c '"+
-			"systemctl stop bureau-agent; "+hostilePath+" link 3 >/tmp/hostile.log 2>&1; systemctl start bureau-agent'")
+			"systemctl stop bureau-agent; "+hostilePath+fmt.Sprintf(" link %g", long.Seconds())+" >/tmp/hostile.log 2>&1; systemctl start bureau-agent'")
 		done := make(chan struct{})
 		unready := false
 		var owner sync.WaitGroup
@@ -78,7 +88,7 @@ func TestHostileGuest(t *testing.T) {
 		owner.Wait()
 		compare(t, before, during)
 		m.check(t, "the link's attacks")
-		t.Logf("serve's log grew by %s besides the requests, libvirtd holds %s", megabytes(logged()-said), megabytes(residentOf("libvirtd")))
+		t.Logf("serve's log grew by %s besides the requests, libvirtd holds %s", megabytes(a.logged()-said), megabytes(residentOf("libvirtd")))
 		if !unready {
 			t.Error("the desktop was ready all the time")
 		}
@@ -94,7 +104,7 @@ func TestHostileGuest(t *testing.T) {
 		attacker.Go(func() {
 			defer close(done)
 			var err error
-			if log, err = g.trySh(t.Context(), "", hostilePath+" screen 6"); err != nil {
+			if log, err = g.trySh(t.Context(), "", hostilePath+fmt.Sprintf(" screen %g", 2*long.Seconds())); err != nil {
 				t.Error(err)
 			}
 		})
@@ -163,8 +173,8 @@ func compare(t *testing.T, before, during latencies) {
 }
 
 // logged is how many bytes serve has logged of other things than requests.
-func logged() (bytes int) {
-	data, err := os.ReadFile(lab.log)
+func (a *appliance) logged() (bytes int) {
+	data, err := os.ReadFile(a.log)
 	if err != nil {
 		return 0
 	}
@@ -260,11 +270,11 @@ type memory struct {
 	most   int
 }
 
-// serveMemory is what the kernel says that serve has in memory, in bytes.
-func serveMemory() (int, error) {
-	lab.mu.Lock()
-	p := lab.process
-	lab.mu.Unlock()
+// memory is what the kernel says that serve has in memory, in bytes.
+func (a *appliance) memory() (int, error) {
+	a.mu.Lock()
+	p := a.process
+	a.mu.Unlock()
 	return resident(strconv.Itoa(p.Process.Pid))
 }
 
@@ -293,9 +303,9 @@ func resident(pid string) (int, error) {
 }
 
 // watchMemory looks at serve's memory many times a second until the test ends.
-func watchMemory(t *testing.T) *memory {
+func (a *appliance) watchMemory(t *testing.T) *memory {
 	t.Helper()
-	before, err := serveMemory()
+	before, err := a.memory()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +321,7 @@ func watchMemory(t *testing.T) *memory {
 			case <-ended:
 				return
 			}
-			if now, err := serveMemory(); err == nil {
+			if now, err := a.memory(); err == nil {
 				m.mu.Lock()
 				m.most = max(m.most, now)
 				m.mu.Unlock()

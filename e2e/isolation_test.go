@@ -286,6 +286,7 @@ func linkLocal(mac net.HardwareAddr) string {
 }
 
 func TestNetworkIsolation(t *testing.T) {
+	own(t, 2)
 	guests := minimals(t, "nat", "nat", "isolated")
 	left, right, isolated := guests[0].onNetwork(t, "nat"), guests[1].onNetwork(t, "nat"), guests[2].onNetwork(t, "isolated")
 	nat := left.network

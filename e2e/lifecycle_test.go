@@ -32,10 +32,11 @@ func (g *guest) bootID(t testing.TB) string {
 	return strings.TrimSpace(g.sh(t, "cat /proc/sys/kernel/random/boot_id"))
 }
 
-func (g *guest) domain() string { return prefix + "-" + g.id }
+func (g *guest) domain() string { return g.prefix + "-" + g.id }
 
 // The whole life of a desktop, beside another's guest that notices nothing of it.
 func TestLife(t *testing.T) {
+	own(t, 1)
 	foreignBefore := virsh(t, "dumpxml", foreign)
 	g := minimal(t, "life")
 
@@ -256,6 +257,7 @@ func TestServeIsUnprivileged(t *testing.T) {
 // What a guest does by itself is seen as it happens: a reboot, which makes it boot again for those who
 // look, and a panic, which turns it off.
 func TestGuestRebootsAndPanics(t *testing.T) {
+	own(t, 1)
 	g := minimal(t, "by itself")
 	boot := g.bootID(t)
 	g.sh(t, "echo kept >~/kept; sync")

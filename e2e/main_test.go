@@ -16,6 +16,9 @@ var lab *appliance
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if err := everyoneMayWait(); err != nil {
+		os.Exit(fatal(err))
+	}
 	if testing.Short() {
 		fmt.Println("e2e: left out with -short: it boots real guests")
 		os.Exit(0)

@@ -142,7 +142,7 @@ func (g *guest) grabbed(t testing.TB) *image.RGBA {
 func (g *guest) dumped(t testing.TB) image.Image {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "dump")
-	virsh(t, "screenshot", prefix+"-"+g.id, file)
+	virsh(t, "screenshot", g.domain(), file)
 	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)

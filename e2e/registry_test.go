@@ -1,5 +1,3 @@
-//go:build agents || schemathesis
-
 package e2e
 
 // offlineVariable, when set, lets tests that need a registry of packages be skipped where there is none.

@@ -68,7 +68,7 @@ func (g *guest) lasting(t testing.TB, seconds int) {
 }
 
 func TestServeIsKilled(t *testing.T) {
-	g := shared(t)
+	g := alone(t)
 	boot := g.bootID(t)
 	g.lasting(t, 7201)
 	if err := lab.end(syscall.SIGKILL); err != nil {
@@ -86,7 +86,7 @@ func TestServeIsKilled(t *testing.T) {
 }
 
 func TestServeIsTerminated(t *testing.T) {
-	g := shared(t)
+	g := alone(t)
 	boot := g.bootID(t)
 	lab.mu.Lock()
 	p := lab.process
@@ -189,7 +189,7 @@ func TestAgentIsKilledWhileTyping(t *testing.T) {
 // well: a restart of it is harmless to guests, that is what it was made for.
 func TestLibvirtIsKilled(t *testing.T) {
 	needMinimal(t)
-	g := shared(t)
+	g := alone(t)
 	boot := g.bootID(t)
 	pid := libvirtPID(t)
 	if out, err := asRoot(t.Context(), "kill", "-9", strconv.Itoa(pid)).CombinedOutput(); err != nil {
@@ -299,7 +299,7 @@ func TestAgentIsTheHostsBinary(t *testing.T) {
 
 // A rebuilt binary reaches a running desktop at once.
 func TestRebuiltBinaryReachesTheDesktop(t *testing.T) {
-	g := shared(t)
+	g := alone(t)
 	boot, before := g.bootID(t), g.agentSum(t)
 	g.lasting(t, 7204)
 	next := filepath.Join(lab.dir, "bureau-next")

@@ -1,5 +1,3 @@
-//go:build schemathesis
-
 package e2e
 
 import (
@@ -70,15 +68,15 @@ var fuzzer = sync.OnceValues(func() (string, error) {
 })
 
 // asOperator is a client of the administration socket.
-func asOperator() *http.Client {
+func (a *appliance) asOperator() *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
-			return d.DialContext(ctx, "unix", lab.socket)
+			return d.DialContext(ctx, "unix", a.socket)
 		}}}
 }
 
-func operatorSays(ctx context.Context, method, path string, body, into any) error {
+func (a *appliance) operatorSays(ctx context.Context, method, path string, body, into any) error {
 	var reader io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
@@ -92,7 +90,7 @@ func operatorSays(ctx context.Context, method, path string, body, into any) erro
 		return err
 	}
 	request.Header.Set("Content-Type", "application/json")
-	response, err := asOperator().Do(request)
+	response, err := a.asOperator().Do(request)
 	if err != nil {
 		return err
 	}
@@ -119,17 +117,17 @@ type holds struct {
 	stacks            string
 }
 
-func holding(ctx context.Context) (holds, error) {
+func (a *appliance) holding(ctx context.Context) (holds, error) {
 	var h holds
-	if err := operatorSays(ctx, http.MethodGet, "/debug/pprof/goroutine?debug=1", nil, &h.stacks); err != nil {
+	if err := a.operatorSays(ctx, http.MethodGet, "/debug/pprof/goroutine?debug=1", nil, &h.stacks); err != nil {
 		return h, err
 	}
 	if _, err := fmt.Sscanf(h.stacks, "goroutine profile: total %d", &h.goroutines); err != nil {
 		return h, fmt.Errorf("goroutines are %.100q", h.stacks)
 	}
-	lab.mu.Lock()
-	pid := lab.process.Process.Pid
-	lab.mu.Unlock()
+	a.mu.Lock()
+	pid := a.process.Process.Pid
+	a.mu.Unlock()
 	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	h.files = len(files)
 	return h, err
@@ -137,7 +135,7 @@ func holding(ctx context.Context) (holds, error) {
 
 // proxied leads a TCP port of this machine to the administration socket, for a client that knows no
 // other way, until the test ends.
-func proxied(t *testing.T) string {
+func (a *appliance) proxied(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -150,7 +148,7 @@ func proxied(t *testing.T) string {
 			if err != nil {
 				return
 			}
-			to, err := net.Dial("unix", lab.socket)
+			to, err := net.Dial("unix", a.socket)
 			if err != nil {
 				from.Close()
 				continue
@@ -179,9 +177,13 @@ func TestSchemathesis(t *testing.T) {
 	if err != nil {
 		t.Fatalf("schemathesis cannot be had, and nothing of this was tested (%s=1 allows that): %v", offlineVariable, err)
 	}
+	own(t, 1)
+	// An appliance of its own, whose goroutines and files nobody else uses.
+	a := lab.sister(t, prefix+"-api", "tiers: {shared: {vcpus: 1, memory: 1GiB, disk: 6GiB}, fuzz: {vcpus: 1, memory: 1GiB, disk: 6GiB, desktops: 3}}\nfailureLimit: 0\nscreenIdle: 30s\n")
+	a.live(t)
 	ctx := t.Context()
 	const who = "fuzz@bureau.test"
-	if _, err := lab.output(ctx, "user", "create", who, "--tier", "fuzz"); err != nil {
+	if _, err := a.output(ctx, "user", "create", who, "--tier", "fuzz"); err != nil {
 		t.Fatal(err)
 	}
 	makeKey := func(t *testing.T, name string, capabilities []desktop.Capability) string {
@@ -189,32 +191,31 @@ func TestSchemathesis(t *testing.T) {
 		for _, c := range capabilities {
 			args = append(args, "--can", string(c))
 		}
-		out, err := lab.output(ctx, args...)
+		out, err := a.output(ctx, args...)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return strings.TrimSpace(string(out))
 	}
-	needMinimal(t)
 	create := func(t *testing.T, name string, start bool) string {
 		var made state
-		err := operatorSays(ctx, http.MethodPost, "/v1/desktops", map[string]any{
+		err := a.operatorSays(ctx, http.MethodPost, "/v1/desktops", map[string]any{
 			"name": name, "image": "minimal", "tier": "fuzz", "owner": who, "start": start}, &made)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return made.ID
 	}
-	g := &guest{lab, create(t, "fuzzed", true)}
+	g := &guest{a, create(t, "fuzzed", true)}
 	t.Cleanup(func() {
-		if err := removeDesktops(context.Background(), who, ""); err != nil {
+		if err := a.removeDesktops(context.Background(), who, ""); err != nil {
 			t.Error(err)
 		}
 	})
 	ready := func() error { // it is another user's than the tests' own key is
 		return until(ctx, bootPatience, func(ctx context.Context) error {
 			var s state
-			err := operatorSays(ctx, http.MethodGet, "/v1/desktops/"+g.id, nil, &s)
+			err := a.operatorSays(ctx, http.MethodGet, "/v1/desktops/"+g.id, nil, &s)
 			if err == nil && !s.AgentReady {
 				err = fmt.Errorf("the desktop is %s, and its agent is not ready: %s", s.Status, s.Reason)
 			}
@@ -254,16 +255,16 @@ func TestSchemathesis(t *testing.T) {
 				key = makeKey(t, set.name, set.capabilities)
 			}
 			victim := create(t, "victim", false)
-			url := lab.url
+			url := a.url
 			if set.operator {
-				url = proxied(t)
+				url = a.proxied(t)
 			}
-			protected, err := keyIDs(ctx)
+			protected, err := a.keyIDs(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
-			lab.http.CloseIdleConnections()
-			before, err := holding(ctx)
+			a.http.CloseIdleConnections()
+			before, err := a.holding(ctx)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -284,13 +285,13 @@ func TestSchemathesis(t *testing.T) {
 			if n < 100 {
 				t.Errorf("only %d requests were made:\n%s", n, out)
 			}
-			if err := removeDesktops(ctx, who, g.id); err != nil {
+			if err := a.removeDesktops(ctx, who, g.id); err != nil {
 				t.Error(err)
 			}
 			var after holds
 			err = until(ctx, 2*time.Minute, func(ctx context.Context) (err error) {
-				lab.http.CloseIdleConnections()
-				if after, err = holding(ctx); err != nil {
+				a.http.CloseIdleConnections()
+				if after, err = a.holding(ctx); err != nil {
 					return err
 				}
 				if after.goroutines > before.goroutines || after.files > before.files {
@@ -310,7 +311,7 @@ func TestSchemathesis(t *testing.T) {
 	if err := ready(); err != nil {
 		t.Error(err)
 	}
-	if log := lab.logTail(1 << 30); strings.Contains(log, "msg=panic") {
+	if log := a.logTail(1 << 30); strings.Contains(log, "msg=panic") {
 		t.Error("serve's log tells of a panic")
 	}
 }
@@ -363,9 +364,9 @@ func regexpFind(text []byte, pattern string) []byte {
 	return found[1]
 }
 
-func keyIDs(ctx context.Context) ([]string, error) {
+func (a *appliance) keyIDs(ctx context.Context) ([]string, error) {
 	var keys []struct{ ID string }
-	err := operatorSays(ctx, http.MethodGet, "/v1/admin/keys", nil, &keys)
+	err := a.operatorSays(ctx, http.MethodGet, "/v1/admin/keys", nil, &keys)
 	var ids []string
 	for _, k := range keys {
 		ids = append(ids, k.ID)
@@ -374,20 +375,20 @@ func keyIDs(ctx context.Context) ([]string, error) {
 }
 
 // removeDesktops destroys a user's desktops but one.
-func removeDesktops(ctx context.Context, email, but string) error {
+func (a *appliance) removeDesktops(ctx context.Context, email, but string) error {
 	var users []struct{ ID, Email string }
-	if err := operatorSays(ctx, http.MethodGet, "/v1/admin/users", nil, &users); err != nil {
+	if err := a.operatorSays(ctx, http.MethodGet, "/v1/admin/users", nil, &users); err != nil {
 		return err
 	}
 	var all []struct{ ID, Owner string }
-	if err := operatorSays(ctx, http.MethodGet, "/v1/desktops?limit=100", nil, &all); err != nil {
+	if err := a.operatorSays(ctx, http.MethodGet, "/v1/desktops?limit=100", nil, &all); err != nil {
 		return err
 	}
 	var failures []error
 	for _, d := range all {
 		for _, u := range users {
 			if u.Email == email && d.Owner == u.ID && d.ID != but {
-				failures = append(failures, operatorSays(ctx, http.MethodDelete, "/v1/desktops/"+d.ID, nil, nil))
+				failures = append(failures, a.operatorSays(ctx, http.MethodDelete, "/v1/desktops/"+d.ID, nil, nil))
 			}
 		}
 	}

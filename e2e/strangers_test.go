@@ -33,7 +33,7 @@ func (a *appliance) fresh() string {
 // which one logs as text and the other as JSON. What the whole run has logged is looked through at its
 // end, too: see discreet.
 func TestSecretsAreNotLogged(t *testing.T) {
-	g := shared(t)
+	g := alone(t)
 	for life := range 2 {
 		steps := []any{
 			map[string]any{"type": "type", "text": g.fresh(), "sensitive": true},
@@ -148,7 +148,7 @@ func (a *appliance) serving() (memory int64, files int, err error) {
 // TestSlowClients has 200 clients send headers a byte at a time, bodies that never end, and read no
 // answers, while a normal one works. BUREAU_E2E_SLOW=1m is the long version.
 func TestSlowClients(t *testing.T) {
-	g := shared(t)
+	g := alone(t)
 	long := 5 * time.Second
 	if text := os.Getenv("BUREAU_E2E_SLOW"); text != "" {
 		var err error

@@ -65,7 +65,8 @@ def before_call(context, case, kwargs):
         if path == "/v1/desktops" and case.method.upper() == "POST" and case.body.get("start", True) is True:
             case.body["start"] = False
         leave_out_null(case.body)
-        shorten(case.body)
+        if not path.endswith("/lease"):  # nobody waits for its end
+            shorten(case.body)
     if isinstance(case.query, dict):
         for name in WAITS & set(case.query):
             text = str(case.query[name])

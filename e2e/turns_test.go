@@ -1,0 +1,94 @@
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// Turns. A guest leaves processors idle for much of its life, so tests run beside each other: those of
+// the shared desktop one after another, and those with desktops of their own as many as there are
+// slots. What ends serve or libvirtd runs before them, alone.
+
+var (
+	// screen is held by the test that uses the shared desktop.
+	screen sync.Mutex
+	// slots are how many desktops of their own the tests have under way.
+	slots = semaphore.NewWeighted(2)
+)
+
+// everyoneMayWait lets all tests wait for their turns at once, unless the flag -parallel says otherwise.
+func everyoneMayWait() error {
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if given {
+		return nil
+	}
+	return flag.Set("test.parallel", "1000")
+}
+
+// shared is the shared desktop, ready, for as long as the test lasts, beside those of other desktops.
+// When the test fails, what a person needs to understand it is put aside.
+func shared(t testing.TB) *guest {
+	t.Helper()
+	beside(t)
+	screen.Lock()
+	t.Cleanup(screen.Unlock)
+	return alone(t)
+}
+
+// alone is shared for a test that nothing runs beside, as it ends serve or libvirtd.
+func alone(t testing.TB) *guest {
+	t.Helper()
+	timed(t)
+	g, err := sharedGuest()
+	if g != nil {
+		g.watch(t)
+	}
+	if err == nil { // an earlier test may have ended its connection a moment ago
+		err = until(t.Context(), soon, func(ctx context.Context) error {
+			s, err := g.desktop(ctx, g.id)
+			if err == nil && !s.AgentReady {
+				err = fmt.Errorf("the shared desktop is %s, and its agent not ready: %s", s.Status, s.Reason)
+			}
+			return err
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// own waits for the turn of a test that has desktops of its own, so many of them under way at once.
+func own(t testing.TB, desktops int64) {
+	t.Helper()
+	beside(t)
+	if err := slots.Acquire(t.Context(), desktops); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { slots.Release(desktops) })
+	timed(t)
+}
+
+// beside lets a test run beside others. A benchmark has the machine for itself.
+func beside(t testing.TB) {
+	if t, ok := t.(*testing.T); ok {
+		t.Parallel()
+	}
+}
+
+// timed tells the person who waits how long a test took once it had its turn.
+func timed(t testing.TB) {
+	began := time.Now()
+	t.Cleanup(func() {
+		if took := time.Since(began); took > 20*time.Second {
+			progress("%s took %s", t.Name(), took.Round(time.Second))
+		}
+	})
+}
