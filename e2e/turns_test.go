@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"net/http"
 	"sync"
 	"testing"
 	"time"
@@ -50,19 +51,31 @@ func alone(t testing.TB) *guest {
 	if g != nil {
 		g.watch(t)
 	}
-	if err == nil { // an earlier test may have ended its connection a moment ago
-		err = until(t.Context(), soon, func(ctx context.Context) error {
-			s, err := g.desktop(ctx, g.id)
-			if err == nil && !s.AgentReady {
-				err = fmt.Errorf("the shared desktop is %s, and its agent not ready: %s", s.Status, s.Reason)
-			}
-			return err
-		})
+	if err == nil {
+		err = g.usable(t.Context())
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	return g
+}
+
+// usable waits until the shared desktop can be used, whatever an earlier test has left of it.
+func (g *guest) usable(ctx context.Context) error {
+	s, err := g.desktop(ctx, g.id)
+	if err != nil || s.AgentReady {
+		return err
+	}
+	if s.Status == "error" || s.Status == "stopped" {
+		progress("the shared desktop is %s and starts again: %s", s.Status, s.Reason)
+		if r, err := g.send(ctx, http.MethodPost, g.path("start"), nil); err != nil || r.status/100 != 2 {
+			return fmt.Errorf("starting the shared desktop: %v %s", err, r)
+		}
+	}
+	if err := g.readied(ctx, g.id); err != nil {
+		return err
+	}
+	return g.settled(ctx)
 }
 
 // own waits for the turn of a test that has desktops of its own, so many of them under way at once.
