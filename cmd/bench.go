@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"image"
 	"image/png"
@@ -12,6 +13,8 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -65,6 +68,8 @@ type benchReport struct {
 	// neither.
 	StepDesktop    float64 `json:"stepDesktopMs,omitempty"`
 	StepUnmeasured string  `json:"stepUnmeasured,omitempty"`
+	// DumpUnmeasured says why QEMU's own screendump was not, "" when it was.
+	DumpUnmeasured string `json:"dumpUnmeasured,omitempty"`
 	// SamePixels tells whether the API's screenshot and the guest's own have the same pixels.
 	SamePixels bool `json:"samePixels"`
 }
@@ -75,7 +80,8 @@ func (a *app) benchCommand() *cobra.Command {
 		Use: "bench DESKTOP", Short: "Measure how fast a desktop can be seen and used",
 		Long: `Measure how fast a desktop can be seen and used, against the usual ways of doing the same in
 the same guest: an xdotool process for each action, xdotool type, scrot to a file, a pause of two
-seconds. Each pair is measured by turns in one run, so the ratios hold on a busy host too.
+seconds. Each pair is measured by turns in one run, so the ratios hold on a busy host too. On the
+desktop's own host, with virsh, QEMU's screendump is measured as well.
 
 The agent's loop is measured by itself: what a step takes beyond its model and the desktop. For
 that the desktop is lent a model of the bench's own, which needs the administration socket.
@@ -135,6 +141,9 @@ func (a *app) printBench(r *benchReport) error {
 	} else {
 		fmt.Fprintf(a.out, "\nbeside an agent's step, a click and its picture took the desktop %.1f ms\n", r.StepDesktop)
 	}
+	if r.DumpUnmeasured != "" {
+		fmt.Fprintf(a.out, "QEMU's own screendump was NOT MEASURED: %s\n", printable(r.DumpUnmeasured))
+	}
 	fmt.Fprintf(a.out, "of a click, %.1f ms are the host's and the link's; of a screenshot, %.1f ms the encoder's\n", r.HostClick, r.Encode)
 	_, err := fmt.Fprintf(a.out, "1,000 characters typed %d times, %d of them exact; screenshot and scrot show %s\n",
 		r.Typed, r.Exact, map[bool]string{true: "the same pixels", false: "DIFFERENT pixels"}[r.SamePixels])
@@ -147,6 +156,7 @@ type bench struct {
 	path            string
 	rounds, typings int
 	tell            func(string)
+	domain          string // the desktop's in libvirt, when this is its host
 }
 
 func (b *bench) run(ctx context.Context) (*benchReport, error) {
@@ -155,6 +165,9 @@ func (b *bench) run(ctx context.Context) (*benchReport, error) {
 		return nil, err
 	}
 	report := &benchReport{Desktop: d.Name, Acceleration: d.Acceleration, Rounds: b.rounds}
+	if err := b.findDomain(ctx, d.ID); err != nil {
+		report.DumpUnmeasured = err.Error()
+	}
 	b.tell("opening a terminal on the desktop")
 	if err := b.openSink(ctx); err != nil {
 		return nil, err
@@ -341,6 +354,7 @@ func (b *bench) commands(ctx context.Context, report *benchReport) error {
 func (b *bench) screenshots(ctx context.Context, report *benchReport) error {
 	changed := measurement{Name: "screenshot", UsualWay: "scrot to a file and back"}
 	same := measurement{Name: "screenshot, unchanged", UsualWay: "screenshot, changed"}
+	dumped := measurement{Name: "screenshot, from the host", UsualWay: "QEMU's screendump, by virsh"}
 	var encodes []float64
 	for i := range b.rounds {
 		if _, err := b.post(ctx, "move", map[string]any{"x": benchX + 3*i%300, "y": benchY}, nil); err != nil {
@@ -361,9 +375,20 @@ func (b *bench) screenshots(ctx context.Context, report *benchReport) error {
 			return err
 		}
 		changed.Usual = append(changed.Usual, float64(time.Since(began).Microseconds())/1000)
+		if b.domain == "" {
+			continue
+		}
+		began = time.Now()
+		if err := b.screendump(ctx); err != nil {
+			return err
+		}
+		dumped.API, dumped.Usual = append(dumped.API, changed.API[i]), append(dumped.Usual, float64(time.Since(began).Microseconds())/1000)
 	}
 	report.Encode = percentile(encodes, 50)
 	report.Measurements = append(report.Measurements, changed, same)
+	if b.domain != "" {
+		report.Measurements = append(report.Measurements, dumped)
+	}
 
 	ours, _, _, err := b.screenshot(ctx, url.Values{"cursor": {"false"}, "settleMs": {"3000"}}, "")
 	if err != nil {
@@ -420,6 +445,38 @@ func (b *bench) scrot(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	return base64.StdEncoding.DecodeString(out)
+}
+
+// libvirtURI is where a host has its desktops, as the configuration has it by default.
+const libvirtURI = "qemu:///system"
+
+// findDomain looks for the desktop among the machines of this host.
+func (b *bench) findDomain(ctx context.Context, id string) error {
+	out, err := exec.CommandContext(ctx, "virsh", "-q", "-c", libvirtURI, "list", "--name").Output()
+	if err != nil {
+		return fmt.Errorf("virsh list: %w", err)
+	}
+	for name := range strings.FieldsSeq(string(out)) {
+		if strings.HasSuffix(name, "-"+id) {
+			b.domain = name
+			return nil
+		}
+	}
+	return errors.New("the desktop is no machine of this host")
+}
+
+// screendump has QEMU write the display's pixels to a file.
+func (b *bench) screendump(ctx context.Context) error {
+	f, err := os.CreateTemp("", "bureau-bench-*.ppm")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	f.Close()
+	if out, err := exec.CommandContext(ctx, "virsh", "-q", "-c", libvirtURI, "screenshot", b.domain, f.Name()).CombinedOutput(); err != nil {
+		return fmt.Errorf("virsh screenshot: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
 }
 
 func samePixels(a, b []byte) (bool, error) {
