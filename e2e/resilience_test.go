@@ -188,8 +188,8 @@ func TestAgentIsKilledWhileTyping(t *testing.T) {
 // libvirtd is killed and started again. It is the machine's own, which an operator's guests use as
 // well: a restart of it is harmless to guests, that is what it was made for.
 func TestLibvirtIsKilled(t *testing.T) {
+	g := withoutLibvirt(t)
 	needMinimal(t)
-	g := alone(t)
 	boot := g.bootID(t)
 	pid := libvirtPID(t)
 	if out, err := asRoot(t.Context(), "kill", "-9", strconv.Itoa(pid)).CombinedOutput(); err != nil {

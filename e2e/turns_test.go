@@ -5,7 +5,10 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,14 +17,16 @@ import (
 
 // Turns. A guest leaves processors idle for much of its life, so tests run beside each other: those of
 // the shared desktop one after another, and those with desktops of their own as many as there are
-// slots. What ends serve or libvirtd runs before them, alone.
+// slots. What ends serve runs before them, alone, and what ends libvirtd when nobody else needs it.
 
 var (
 	// screen is held by the test that uses the shared desktop.
 	screen sync.Mutex
 	// slots are how many desktops of their own the tests have under way.
-	slots = semaphore.NewWeighted(2)
+	slots = semaphore.NewWeighted(slotCount)
 )
+
+const slotCount = 2
 
 // everyoneMayWait lets all tests wait for their turns at once, unless the flag -parallel says otherwise.
 func everyoneMayWait() error {
@@ -43,7 +48,37 @@ func shared(t testing.TB) *guest {
 	return alone(t)
 }
 
-// alone is shared for a test that nothing runs beside, as it ends serve or libvirtd.
+// withoutLibvirt is shared for a test that ends libvirtd: it has its turn when no other test uses it,
+// those of package hypervisor included, which hold a lock on the file.
+func withoutLibvirt(t *testing.T) *guest {
+	t.Helper()
+	t.Parallel()
+	f, err := os.OpenFile(filepath.Join(os.TempDir(), "bureau-libvirtd.lock"), os.O_CREATE|os.O_RDWR, 0o666)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	for {
+		screen.Lock()
+		if err := slots.Acquire(t.Context(), slotCount); err != nil {
+			screen.Unlock()
+			t.Fatal(err)
+		}
+		release := func() { slots.Release(slotCount); screen.Unlock() }
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			t.Cleanup(release)
+			return alone(t)
+		}
+		release()
+		select {
+		case <-time.After(10 * time.Second):
+		case <-t.Context().Done():
+			t.Fatal(t.Context().Err())
+		}
+	}
+}
+
+// alone is shared for a test that nothing runs beside, as it ends serve.
 func alone(t testing.TB) *guest {
 	t.Helper()
 	timed(t)
