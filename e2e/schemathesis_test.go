@@ -231,7 +231,7 @@ func TestSchemathesis(t *testing.T) {
 		capabilities []desktop.Capability
 		operator     bool
 	}{{name: "all", capabilities: desktop.Capabilities()}}
-	phases, examples := "examples,fuzzing,stateful", "3"
+	phases, examples := "examples,fuzzing,stateful", "1"
 	if os.Getenv(fuzzVariable) != "" {
 		phases, examples = "examples,coverage,fuzzing,stateful", "10"
 		for _, c := range desktop.Capabilities() {

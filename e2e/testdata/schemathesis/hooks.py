@@ -130,6 +130,7 @@ SEMANTIC = [re.compile(pattern) for pattern in (
     r"there is no user .* in the desktop",
     r"may not start a command in",
     r"there is no action",
+    r"^action \d+ has none of type, action and name",
     r"an action is exactly one of",
 )]
 
