@@ -295,16 +295,19 @@ func (c *channel) openChannel(ctx context.Context, domain string, uuid [16]byte,
 		return desktop.Errorf(desktop.NotFound, "there is no machine %s", domain)
 	case refused.code == errOperationFailed:
 		return unavailable("the agent's channel is held: the guest does not take what was sent to it, or another program has it")
-	default: // off, or going off
+	case refused.code == errOperationInvalid: // off, or going off
 		return unavailable("the machine is not running")
+	default:
+		return unavailable("libvirt does not open the agent's channel: " + refused.message)
 	}
 }
 
 // Numbers of libvirt's errors.
 const (
-	errOperationFailed = 9  // the channel is held
-	errSystem          = 38 // a system call of the daemon's failed
-	errNoDomain        = 42
+	errOperationFailed  = 9  // the channel is held
+	errSystem           = 38 // a system call of the daemon's failed
+	errNoDomain         = 42
+	errOperationInvalid = 55 // the machine is off
 )
 
 // remoteError is a refusal of the daemon's.
