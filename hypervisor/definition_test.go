@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"libvirt.org/go/libvirt"
@@ -63,6 +64,23 @@ func TestDefinition(t *testing.T) {
 				t.Errorf("metadata is %+v, %v", meta, err)
 			}
 		})
+	}
+}
+
+// What only holds for an emulated processor is not said to a kernel that runs on a real one.
+func TestOnlyEmulatedKernelsAreUnguarded(t *testing.T) {
+	d := testDefinitions()["kernel"]
+	for _, acceleration := range []string{desktop.KVM, desktop.TCG} {
+		d.acceleration = acceleration
+		document, err := d.xml()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, argument := range []string{" tsc=reliable", " mitigations=off", " lsm="} {
+			if strings.Contains(document, argument) != (acceleration == desktop.TCG) {
+				t.Errorf("%s: the command line's%s", acceleration, argument)
+			}
+		}
 	}
 }
 

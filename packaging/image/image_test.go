@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -27,6 +28,8 @@ func TestBuiltinRecipes(t *testing.T) {
 		}
 		for path, mode := range map[string]os.FileMode{
 			"usr/lib/bureau/start-agent":                0o755,
+			"usr/lib/bureau/start-x":                    0o755,
+			"etc/initramfs-tools/hooks/bureau":          0o755,
 			"etc/sudoers.d/agent":                       0o440,
 			"etc/systemd/system/bureau-agent.service":   0o644,
 			"etc/lightdm/lightdm.conf.d/50-bureau.conf": 0o644,
@@ -42,6 +45,73 @@ func TestBuiltinRecipes(t *testing.T) {
 			if p != "bash" && !contains(r.Packages, p) {
 				t.Errorf("%s lacks %s", name, p)
 			}
+		}
+	}
+}
+
+// words are those of a file of the image, without its comments, for each line that has any.
+func words(t *testing.T, r Recipe, path string) (lines [][]string) {
+	t.Helper()
+	i := slices.IndexFunc(r.files, func(f file) bool { return f.path == path })
+	if i < 0 {
+		t.Fatalf("%s has no %s", r.Name, path)
+	}
+	for line := range strings.Lines(string(r.files[i].data)) {
+		line, _, _ = strings.Cut(line, "#")
+		if fields := strings.Fields(line); len(fields) > 0 {
+			lines = append(lines, fields)
+		}
+	}
+	return lines
+}
+
+func TestModulesThatDesktopsNeedAreLoaded(t *testing.T) {
+	r, err := Load("minimal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := []string{"virtio_net", "virtio_balloon", "virtio_rng", "psmouse"} // to udev
+	var early []string
+	for _, line := range words(t, r, "etc/modules-load.d/bureau.conf") {
+		early = append(early, line...)
+	}
+	// udev is not shown the devices of ACPI, by which it would load the drivers of these.
+	for _, module := range []string{"button", "pvpanic_mmio"} {
+		if !contains(early, module) {
+			t.Errorf("%s is not loaded", module)
+		}
+	}
+	for _, line := range words(t, r, "etc/modprobe.d/bureau.conf") {
+		if len(line) != 2 || line[0] != "blacklist" {
+			t.Errorf("%q does not leave the module to be loaded by its name", line)
+			continue
+		}
+		if contains(early, line[1]) || contains(left, line[1]) {
+			t.Errorf("%s is needed, and left out", line[1])
+		}
+	}
+}
+
+func TestUnitsThatDesktopsNeedAreNotMasked(t *testing.T) {
+	script, err := builtin.ReadFile("common/customize")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, masked, found := strings.Cut(strings.ReplaceAll(string(script), "\\\n", " "), "units mask ")
+	masked, _, _ = strings.Cut(masked, "\n")
+	units := strings.Fields(masked)
+	if !found || !contains(units, "systemd-networkd-wait-online.service") {
+		t.Fatalf("masked are %q", units)
+	}
+	for _, unit := range []string{
+		"bureau-agent.service", "dbus.socket", "lightdm.service", "systemd-growfs-root.service",
+		"systemd-journal-flush.service", "systemd-logind.service", "systemd-modules-load.service",
+		"systemd-networkd.service", "systemd-remount-fs.service", "systemd-resolved.service",
+		"systemd-sysctl.service", "systemd-tmpfiles-setup.service", "systemd-udev-trigger.service",
+		"systemd-user-sessions.service", "tmp.mount",
+	} {
+		if contains(units, unit) {
+			t.Errorf("%s is masked", unit)
 		}
 	}
 }
