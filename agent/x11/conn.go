@@ -247,6 +247,9 @@ func (d *Display) recover() error {
 	// ignored by the server.
 	d.hands.fake(xproto.ButtonRelease, buttonBack)
 	d.hands.fake(xproto.ButtonRelease, buttonForward)
+	if err := d.repeatAgain(); err != nil {
+		return err
+	}
 	return d.giveBackJournal()
 }
 

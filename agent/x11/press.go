@@ -83,7 +83,7 @@ func (p press) do(ctx context.Context, d *Display) (err error) {
 	}()
 	// Keys mean what is on their labels, unless the press is about that very thing.
 	if !p.touchesLocks() {
-		plain, err := d.plain(keys, false)
+		plain, err := d.plain(keys, false, p.hold > 0)
 		if err != nil {
 			return err
 		}
@@ -135,7 +135,7 @@ func (p press) do(ctx context.Context, d *Display) (err error) {
 // down presses the keys and leaves them so.
 func (p press) down(d *Display, keys *keymap) error {
 	if !p.touchesLocks() {
-		plain, err := d.plain(keys, false)
+		plain, err := d.plain(keys, false, true)
 		if err != nil {
 			return err
 		}

@@ -52,7 +52,7 @@ func (t typing) do(ctx context.Context, d *Display) (err error) {
 	if err != nil {
 		return err
 	}
-	plain, err := d.plain(keys, true)
+	plain, err := d.plain(keys, true, false)
 	if err != nil {
 		return err
 	}
@@ -147,10 +147,15 @@ func (d *Display) level(keys *keymap, want byte) {
 }
 
 // plain makes the keyboard read every key for what its labels say: no Caps Lock, no latches, the
-// first layout; and no modifier that another program holds, when held is set. The function that it
-// returns puts all of it back.
-func (d *Display) plain(keys *keymap, held bool) (restore func(), err error) {
+// first layout; and no modifier that another program holds, when held is set. No key repeats, unless
+// repeat is set. The function that it returns puts all of it back.
+func (d *Display) plain(keys *keymap, held, repeat bool) (restore func(), err error) {
+	repeating := d.xkb.askRepeats()
 	state, err := d.xkb.state()
+	if err != nil {
+		return nil, d.gone(err)
+	}
+	repeats, err := repeating()
 	if err != nil {
 		return nil, d.gone(err)
 	}
@@ -160,6 +165,10 @@ func (d *Display) plain(keys *keymap, held bool) (restore func(), err error) {
 		if err := d.xkb.setLocks(lock, 0, 0); err != nil {
 			return nil, d.gone(err)
 		}
+	}
+	still := repeats && !repeat
+	if still {
+		d.xkb.repeat(false)
 	}
 	var released []byte
 	if held && state.held != 0 {
@@ -178,6 +187,9 @@ func (d *Display) plain(keys *keymap, held bool) (restore func(), err error) {
 		d.hands.release()
 		for _, code := range released {
 			d.hands.fake(xproto.KeyPress, code)
+		}
+		if still {
+			d.xkb.repeat(true)
 		}
 		if locks {
 			if err := d.xkb.setLocks(lock, state.locked&lock, state.group); err != nil {

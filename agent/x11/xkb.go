@@ -10,7 +10,7 @@ import (
 // xkb is the little of the XKB extension that is needed, which xgb does not have: which locks and
 // which layout group are on, and setting them. The zero value is a server without it.
 //
-// Both requests name the core keyboard, which always exists, so that they cannot fail.
+// All requests name the core keyboard, which always exists, so that they cannot fail.
 type xkb struct {
 	x      *xgb.Conn
 	opcode byte
@@ -46,13 +46,19 @@ func newXKB(x *xgb.Conn, opcode byte) (xkb, error) {
 	return k, nil
 }
 
-func (k xkb) request(minor byte, reply bool, body ...byte) ([]byte, error) {
+// send makes a request without waiting for its end.
+func (k xkb) send(reply bool, minor byte, body ...byte) *xgb.Cookie {
 	buf := make([]byte, 4, 4+len(body))
 	buf[0], buf[1] = k.opcode, minor
 	buf = append(buf, body...)
 	binary.LittleEndian.PutUint16(buf[2:], uint16(len(buf)/4))
 	cookie := k.x.NewCookie(true, reply)
 	k.x.NewRequest(buf, cookie)
+	return cookie
+}
+
+func (k xkb) request(minor byte, reply bool, body ...byte) ([]byte, error) {
+	cookie := k.send(reply, minor, body...)
 	if !reply {
 		return nil, cookie.Check()
 	}
