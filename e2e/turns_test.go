@@ -58,24 +58,33 @@ func withoutLibvirt(t *testing.T) *guest {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	for {
-		screen.Lock()
-		if err := slots.Acquire(t.Context(), slotCount); err != nil {
-			screen.Unlock()
-			t.Fatal(err)
-		}
-		release := func() { slots.Release(slotCount); screen.Unlock() }
-		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
-			t.Cleanup(release)
-			return alone(t)
-		}
-		release()
+	for !everything(f) {
 		select {
-		case <-time.After(10 * time.Second):
+		case <-time.After(2 * time.Second):
 		case <-t.Context().Done():
 			t.Fatal(t.Context().Err())
 		}
 	}
+	t.Cleanup(func() { slots.Release(slotCount); screen.Unlock() })
+	return alone(t)
+}
+
+// everything takes the shared desktop, all slots and the lock on the file, when all are free. Who waited
+// for one with another in hand would hold all others up.
+func everything(f *os.File) bool {
+	if !screen.TryLock() {
+		return false
+	}
+	if !slots.TryAcquire(slotCount) {
+		screen.Unlock()
+		return false
+	}
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		slots.Release(slotCount)
+		screen.Unlock()
+		return false
+	}
+	return true
 }
 
 // alone is shared for a test that nothing runs beside, as it ends serve.
