@@ -483,7 +483,7 @@ func TestHostileAnswers(t *testing.T) {
 		"an endless answer":      {routeAct, raw(make([]byte, maxAnswer+1)), act, desktop.Unavailable, "more than"},
 		"a display too large":    {routeCapture, capture(1<<20, 1<<20, 0, 0, 0, 0, 0, 0), look, desktop.Unavailable, "a display of"},
 		"a negative display":     {routeCapture, capture(-4, -4, 0, 0, 0, 0, 0, 0), look, desktop.Unavailable, "a display of"},
-		"a picture cut short":    {routeCapture, capture(4096, 2304, 0, 0, 0, 0, 0, 0, 1, 2), look, desktop.Unavailable, "EOF"},
+		"a picture cut short":    {routeCapture, capture(2560, 1600, 0, 0, 0, 0, 0, 0, 1, 2), look, desktop.Unavailable, "EOF"},
 		"a cursor out of place":  {routeCapture, capture(1, 1, 1, 1, 5, 5, 0, 0, 0), look, desktop.Unavailable, "out of place"},
 		"a cursor too large":     {routeCursor, capture(513, 1, 0, 0, 0, 0), point, desktop.Unavailable, "a cursor of"},
 		"a cursor cut short":     {routeCursor, capture(2, 2, 0, 0, 0, 0, 7), point, desktop.Unavailable, "EOF"},

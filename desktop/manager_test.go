@@ -319,7 +319,7 @@ func TestResizeIsBounded(t *testing.T) {
 			t.Errorf("%v: %v", size, err)
 		}
 	}
-	if err := a.Resize(t.Context(), ann, "dt-none", Size{4096, 2304}); CodeOf(err) != NotFound {
+	if err := a.Resize(t.Context(), ann, "dt-none", Size{2560, 1600}); CodeOf(err) != NotFound {
 		t.Errorf("the largest: %v", err)
 	}
 }

@@ -39,7 +39,7 @@ func clipCopy(t *testing.T, display, form, text string) {
 	c := connect(t, display)
 	before := c.clipboardOwner()
 	run(t, cmd)
-	eventually(t, 10*time.Second, "another owner", func() bool { o := c.clipboardOwner(); return o != before && o != 0 })
+	eventually(t, "another owner", func() bool { o := c.clipboardOwner(); return o != before && o != 0 })
 }
 
 func (c *client) clipboardOwner() xproto.Window {

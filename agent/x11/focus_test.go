@@ -50,7 +50,7 @@ func managerProcess(t testing.TB, d *Display) *os.Process {
 func stop(t testing.TB, p *os.Process) {
 	t.Helper()
 	p.Signal(syscall.SIGSTOP)
-	eventually(t, 10*time.Second, "the process stopped", func() bool {
+	eventually(t, "the process stopped", func() bool {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid))
 		return err == nil && bytes.Contains(status, []byte(") T "))
 	})
@@ -60,7 +60,7 @@ func stop(t testing.TB, p *os.Process) {
 // them.
 func placed(t testing.TB, d *Display, n int) {
 	t.Helper()
-	eventually(t, 60*time.Second, "the windows in their places", func() bool {
+	eventually(t, "the windows in their places", func() bool {
 		windows, err := d.Windows(t.Context())
 		return err == nil && len(windows) == n
 	})
@@ -159,7 +159,7 @@ func TestTypeFollowsClick(t *testing.T) {
 				}
 				terminals[0].expect("0123456789")
 				manager.Signal(syscall.SIGCONT)
-				eventually(t, 10*time.Second, "a late answer", func() (answered bool) {
+				eventually(t, "a late answer", func() (answered bool) {
 					inTurn(t, d, func() { answered = int16(d.manager.at.Load()) == d.manager.asked })
 					return answered
 				})

@@ -102,7 +102,7 @@ func startWindowManager(t testing.TB, display string, manager ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, "a window manager", func() bool {
+	eventually(t, "a window manager", func() bool {
 		property, err := xproto.GetProperty(c.x, false, c.root, atom.Atom, xproto.AtomWindow, 0, 1).Reply()
 		return err == nil && len(property.Value) == 4
 	})
@@ -145,13 +145,16 @@ func pressed(keys ...string) desktop.Action { return desktop.Action{Press: &desk
 
 func at2(x, y int) (*int, *int) { return &x, &y }
 
+// patience is how long a test waits for what ought to take a moment, on a slow and busy machine.
+const patience = 60 * time.Second
+
 // eventually polls until the condition holds.
-func eventually(t testing.TB, limit time.Duration, what string, condition func() bool) {
+func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(limit)
+	deadline := time.Now().Add(patience)
 	for !condition() {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v", what, limit)
+			t.Fatalf("%s: not within %v", what, patience)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -301,7 +304,7 @@ func (c *client) focus() string {
 
 func (c *client) waitFocus(class string) {
 	c.t.Helper()
-	eventually(c.t, 60*time.Second, "focus of "+class, func() bool { return strings.Contains(c.focus(), class) })
+	eventually(c.t, "focus of "+class, func() bool { return strings.Contains(c.focus(), class) })
 }
 
 func equal(t testing.TB, what string, got, want []string) {
@@ -329,7 +332,7 @@ func newTerminalAt(t testing.TB, display, geometry string) *terminal {
 	path := filepath.Join(t.TempDir(), "typed")
 	startApp(t, display, "xterm", "-u8", "-geometry", geometry, "-e", "sh", "-c",
 		"stty raw -echo; : > '"+path+"'; exec cat >> '"+path+"'")
-	eventually(t, 30*time.Second, "xterm", func() bool {
+	eventually(t, "xterm", func() bool {
 		_, err := os.Stat(path)
 		return err == nil && strings.Contains(c.focus(), "xterm")
 	})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"bureau/desktop"
 )
@@ -168,7 +167,7 @@ func TestPressHalves(t *testing.T) {
 		_, err := d.Act(ctx, []desktop.Action{{Press: &desktop.Press{Keys: []string{"ctrl+shift+z"}, HoldMs: 50_000}}})
 		ended <- err
 	}()
-	eventually(t, 10*time.Second, "three keys", func() bool { return len(c.down()) == 3 })
+	eventually(t, "three keys", func() bool { return len(c.down()) == 3 })
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Error(err)

@@ -36,7 +36,7 @@ func TestCancelLeavesNothingPressed(t *testing.T) {
 			_, err := d.Act(ctx, []desktop.Action{action})
 			result <- err
 		}()
-		eventually(t, 10*time.Second, name+" holds something", func() bool { return len(c.down()) > 0 })
+		eventually(t, name+" holds something", func() bool { return len(c.down()) > 0 })
 		cancel()
 		if err := <-result; !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
@@ -165,7 +165,7 @@ func TestServerGoes(t *testing.T) {
 		result <- err
 	}()
 	c := connect(t, display)
-	eventually(t, 10*time.Second, "a key pressed", func() bool { return len(c.down()) > 0 })
+	eventually(t, "a key pressed", func() bool { return len(c.down()) > 0 })
 	// A server that stands still holds a call no longer than its context and the time to clean up.
 	if err := server.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -270,7 +270,7 @@ func TestClose(t *testing.T) {
 		_, err := d.Act(t.Context(), []desktop.Action{{Press: &desktop.Press{Keys: []string{"ctrl+a"}, HoldMs: 50_000}}})
 		result <- err
 	}()
-	eventually(t, 10*time.Second, "a key pressed", func() bool { return len(c.down()) > 0 })
+	eventually(t, "a key pressed", func() bool { return len(c.down()) > 0 })
 	if err := d.Close(); err != nil {
 		t.Error(err)
 	}

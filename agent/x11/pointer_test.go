@@ -194,14 +194,14 @@ func TestDragMovesWindow(t *testing.T) {
 		return desktop.Point{X: int(at.DstX), Y: int(at.DstY)}
 	}
 	// The frame and the title bar are there some time after the focus.
-	eventually(t, 10*time.Second, "the window in its frame", func() bool { p := place(); return p.X >= 200 && p.Y > 205 })
+	eventually(t, "the window in its frame", func() bool { p := place(); return p.X >= 200 && p.Y > 205 })
 	for _, duration := range []int{0, 300} {
 		before := place()
 		startX, startY := at2(before.X+60, before.Y-8)
 		endX, endY := at2(before.X+360, before.Y+92)
 		act(t, d, desktop.Action{Drag: &desktop.Drag{StartX: startX, StartY: startY, EndX: endX, EndY: endY, DurationMs: duration}})
 		want := desktop.Point{X: before.X + 300, Y: before.Y + 100}
-		eventually(t, 5*time.Second, fmt.Sprintf("window from %v at %v", before, want), func() bool { return place() == want })
+		eventually(t, fmt.Sprintf("window from %v at %v", before, want), func() bool { return place() == want })
 	}
 }
 

@@ -181,7 +181,7 @@ user_pref("security.sandbox.content.level", 0);
 		t.Fatal(err)
 	}
 	startApp(t, display, "firefox-esr", "--no-remote", "--profile", profile, "--new-window", page.URL)
-	eventually(t, 90*time.Second, "the page in the browser", func() bool {
+	eventually(t, "the page in the browser", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return focused && strings.Contains(c.focus(), "firefox")
@@ -194,7 +194,7 @@ user_pref("security.sandbox.content.level", 0);
 			return value
 		})
 		act(t, d, pressed("ctrl+a", "Delete"))
-		eventually(t, 10*time.Second, "the page empty again", func() bool {
+		eventually(t, "the page empty again", func() bool {
 			mu.Lock()
 			defer mu.Unlock()
 			return value == ""
@@ -221,7 +221,7 @@ func TestTypingIsNotInterleaved(t *testing.T) {
 	group.Wait()
 	size := 8 * (100*7 + 1)
 	var data string
-	eventually(t, 20*time.Second, "all texts", func() bool {
+	eventually(t, "all texts", func() bool {
 		raw, err := os.ReadFile(x.path)
 		data = strings.ReplaceAll(string(raw), "\r", "\n")
 		return err == nil && len(data) >= size

@@ -39,11 +39,11 @@ func TestWindows(t *testing.T) {
 		return found
 	}
 	startApp(t, display, "xterm", "-T", "first", "-geometry", "40x10+100+120", "-e", "cat")
-	eventually(t, 30*time.Second, "the first window", func() bool { return find("first").Focused })
+	eventually(t, "the first window", func() bool { return find("first").Focused })
 	const title = "erste häß 字"
 	tool(t, display, "xprop", "-id", fmt.Sprint(find("first").ID), "-f", "_NET_WM_NAME", "8u", "-set", "_NET_WM_NAME", title)
 	startApp(t, display, "xterm", "-T", "second", "-geometry", "40x10+500+300", "-e", "cat")
-	eventually(t, 30*time.Second, "the second window", func() bool { return find("second").Focused })
+	eventually(t, "the second window", func() bool { return find("second").Focused })
 
 	first, second := find(title), find("second")
 	if first.Class != "XTerm" || first.Kind != "normal" || first.Focused || first.Minimized || first.Workspace != 0 {
@@ -70,7 +70,7 @@ func TestWindows(t *testing.T) {
 		t.Errorf("after activating the first: %+v", got)
 	}
 	tool(t, display, "xdotool", "windowminimize", "--sync", fmt.Sprint(second.ID))
-	eventually(t, 10*time.Second, "the second minimised", func() bool { return find("second").Minimized })
+	eventually(t, "the second minimised", func() bool { return find("second").Minimized })
 	if err := d.ActivateWindow(t.Context(), second.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestWindows(t *testing.T) {
 	if err := d.CloseWindow(t.Context(), second.ID); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "the second gone", func() bool { return len(list()) == 1 })
+	eventually(t, "the second gone", func() bool { return len(list()) == 1 })
 	for _, id := range []uint32{second.ID, 0, uint32(d.root)} {
 		if err := d.CloseWindow(t.Context(), id); desktop.CodeOf(err) != desktop.NotFound {
 			t.Errorf("closing %d: %v", id, err)
