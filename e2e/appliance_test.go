@@ -49,10 +49,12 @@ type appliance struct {
 	checked *apitest.Transport
 
 	mu         sync.Mutex
+	gone       bool // of a sister: it has ended with its test
 	process    *process
 	starts     int
 	deviations []error
 	secrets    []string // that are to be in no log; see secret
+	sisters    []*appliance
 }
 
 // process is one run of serve.
@@ -135,6 +137,9 @@ log: {level: debug}
 	if err := os.WriteFile(s.config, []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sisters = append(a.sisters, s)
 	return s
 }
 
@@ -150,6 +155,7 @@ func (a *appliance) live(t *testing.T) {
 		if err := errors.Join(errors.Join(a.deviations...), a.end(syscall.SIGTERM), a.discreet(), a.purge(ctx)); err != nil {
 			t.Error(err)
 		}
+		a.gone = true
 		if t.Failed() {
 			t.Log(a.logTail(60))
 		}
@@ -437,6 +443,11 @@ func (a *appliance) remove() error {
 	err = errors.Join(err, a.end(syscall.SIGTERM), a.discreet())
 	if faults := a.faults(); len(faults) > 0 {
 		err = errors.Join(err, fmt.Errorf("serve has logged faults of its own:\n%s", strings.Join(faults, "")))
+	}
+	for _, s := range a.sisters { // a run that was interrupted has left them
+		if !s.gone {
+			err = errors.Join(err, s.end(syscall.SIGTERM), s.purge(ctx))
+		}
 	}
 	if _, statErr := os.Stat(a.binary); statErr == nil {
 		err = errors.Join(err, a.purge(ctx), nothingLeft(ctx), removeForeign(ctx))
