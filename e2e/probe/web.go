@@ -15,7 +15,7 @@ import (
 // in order, so by then it has taken in all that came before. A text field would leave at a tab, so
 // the page keeps it. The page is larger than any display, to be scrolled.
 const page = `<!doctype html><meta charset=utf-8><title>bureau probe</title>
-<style>body{margin:0;width:6000px;height:6000px}textarea{position:fixed;left:20px;top:140px;width:400px;height:120px}</style>
+<style>body{margin:0;width:6000px;height:6000px}textarea{position:fixed;left:20px;top:140px;width:400px;height:120px;font:13px monospace;text-rendering:optimizeSpeed}</style>
 <textarea id=t spellcheck=false autocomplete=off wrap=off></textarea>
 <script>
 const t = document.getElementById('t'); let n = 0;
