@@ -99,6 +99,8 @@ func (d definition) xml() (string, error) {
 			"root=/dev/vda", "rw", "quiet", "console=ttyS0", "console=tty0",
 			"systemd.hostname=" + hostName(d.spec.Name, d.spec.ID),
 			fmt.Sprintf("systemd.machine_id=%x", id[:]),
+			// Before the module is there that tells the host of a panic, it would stay in it unseen.
+			"panic=10",
 		}
 		if d.acceleration == desktop.TCG {
 			// All emulated processors count the host's ticks. The kernel cannot know that, and would ask an
