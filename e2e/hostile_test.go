@@ -209,6 +209,7 @@ func (g *guest) pester(t *testing.T, limit time.Duration, done <-chan struct{}) 
 			}
 			all = append(all, time.Since(began))
 		}
+		time.Sleep(100 * time.Millisecond) // as somebody who thinks between two looks
 	}
 	return all
 }
