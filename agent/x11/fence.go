@@ -35,9 +35,10 @@ const (
 	pingTime   = 20 * time.Second
 	pingStroke = 50 * time.Millisecond
 	// idleTime and idleStroke are the same for a process that is watched: one that is never seen asleep
-	// may just be busy with something else, as a game is.
-	idleTime   = 2 * time.Second
-	idleStroke = 5 * time.Millisecond
+	// may just be busy with something else, as a game is. An xterm that met new fonts was busy with 52
+	// characters for more than 2 s, on a machine that had other guests to emulate.
+	idleTime   = 6 * time.Second
+	idleStroke = pingStroke
 	// quietTime and quietStroke are how long an application is left alone about which nothing can
 	// be found out.
 	quietTime   = 150 * time.Millisecond
