@@ -116,6 +116,7 @@ SEMANTIC = [re.compile(pattern) for pattern in (
     r"outside the display",
     r"does not lie within the display",
     r"is not possible: this desktop's display",
+    r"^a display of \d+x\d+ is too large",  # sides that are allowed, together
     r"a key is empty",
     r"key combination of \d+ bytes",
     r"key .* (has more than|lacks a key)",
