@@ -115,16 +115,17 @@ func claimOf(caller desktop.Caller, r *http.Request, key string, body []byte) de
 // only lets a request with an Idempotency-Key through when it is the first.
 func (s *Server) only(kept answerKept) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
-		key := ctx.Header(idempotencyHeader)
-		if key == "" {
+		c := humagin.Unwrap(ctx)
+		keys := c.Request.Header.Values(idempotencyHeader)
+		if len(keys) == 0 {
 			next(ctx)
 			return
 		}
-		if !saneKey.MatchString(key) {
+		key := keys[0] // one that is empty is a client's mistake, who believes itself safe
+		if len(keys) > 1 || !saneKey.MatchString(key) {
 			s.fail(ctx, desktop.Errorf(desktop.Invalid, "%s: expected 1 to 255 printable characters without spaces", idempotencyHeader))
 			return
 		}
-		c := humagin.Unwrap(ctx)
 		var body []byte
 		if ctx.Operation().RequestBody != nil {
 			body, _ = io.ReadAll(c.Request.Body) // it is in memory
