@@ -213,7 +213,7 @@ func TestTypingIntoABrowser(t *testing.T) {
 			g.typeText(t, s.text)
 			g.press(t, "ctrl+Return")
 			got := ""
-			limit := patience + time.Duration(len([]rune(s.text)))*50*time.Millisecond
+			limit := patience + time.Duration(len([]rune(s.text)))*100*time.Millisecond
 			eventually(t, limit, func() error {
 				var err error
 				got, err = g.trySh(t.Context(), "", fmt.Sprintf("cat %s/%d", dir, handedIn+1))
