@@ -36,8 +36,9 @@ const (
 	pingStroke = 50 * time.Millisecond
 	// idleTime and idleStroke are the same for a process that is watched: one that is never seen asleep
 	// may just be busy with something else, as a game is. An xterm that met new fonts was busy with 52
-	// characters for more than 2 s, on a machine that had other guests to emulate.
-	idleTime   = 6 * time.Second
+	// characters for more than 2 s, on a machine that had other guests to emulate. It is less than
+	// cleanupTime: a cancelled call returns when borrowed keys have been given back.
+	idleTime   = 4 * time.Second
 	idleStroke = pingStroke
 	// quietTime and quietStroke are how long an application is left alone about which nothing can
 	// be found out.
