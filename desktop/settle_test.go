@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -95,9 +96,16 @@ func (s *stillScreen) Done() <-chan struct{}              { return s.done }
 func (s *stillScreen) Close() error                       { return nil }
 
 func TestActAndSee(t *testing.T) {
-	t.Run("prompt", func(t *testing.T) { testActAndSee(t, fakeAgents{}) })
-	// A guest whose answers always take their time is at rest all the same.
-	t.Run("slow", func(t *testing.T) { testActAndSee(t, fakeAgents{slow: 2 * promptAnswer}) })
+	// In a bubble, whose clock does not depend on how busy the machine is.
+	for name, agents := range map[string]fakeAgents{
+		"prompt": {},
+		// A guest whose answers always take their time is at rest all the same.
+		"slow": {slow: 2 * promptAnswer},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { testActAndSee(t, agents) })
+		})
+	}
 }
 
 func testActAndSee(t *testing.T, agents fakeAgents) {

@@ -319,10 +319,14 @@ func TestSession(t *testing.T) {
 		}
 	})
 	t.Run("windows", func(t *testing.T) {
-		list := decode[[]window](t, g.call(t, http.MethodGet, g.path("windows"), nil).body)
-		if own := g.windows(t); len(list) != len(own) {
-			t.Errorf("%d windows are listed, and there are %d", len(list), len(own))
-		}
+		// What the test before has closed may take its time to go.
+		eventually(t, time.Minute, func() error {
+			list := decode[[]window](t, g.call(t, http.MethodGet, g.path("windows"), nil).body)
+			if own := g.windows(t); len(list) != len(own) {
+				return fmt.Errorf("%d windows are listed, and there are %d", len(list), len(own))
+			}
+			return nil
+		})
 		r, err := g.send(t.Context(), http.MethodDelete, g.path("windows/1"), nil)
 		if err != nil {
 			t.Fatal(err)
