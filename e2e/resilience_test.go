@@ -258,8 +258,7 @@ func startLibvirt(t testing.TB) {
 	if systemd() {
 		c = asRoot(t.Context(), "systemctl", "restart", "libvirtd.service")
 	} else {
-		// Without the files that whoever runs the tests has left open, such as a lock: it outlives them.
-		c = asRoot(t.Context(), "bash", "-c", `for f in /proc/$$/fd/*; do n=${f##*/}; if [ "$n" -gt 2 ]; then eval "exec $n>&-"; fi; done; exec libvirtd -d`)
+		c = asRoot(t.Context(), filepath.Join("..", "packaging", "host", "libvirtd"))
 	}
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Fatalf("starting libvirtd: %v: %s", err, out)
