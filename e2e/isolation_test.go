@@ -285,6 +285,25 @@ func linkLocal(mac net.HardwareAddr) string {
 	return netip.AddrFrom16(b).String()
 }
 
+// awaitClosed returns when an address that the host has just been given is closed to a desktop, which it
+// is once libvirt has made the filters anew.
+func awaitClosed(t *testing.T, g guestNet, address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	began := time.Now()
+	eventually(t, patience, func() error {
+		if got := g.reaches(t, []string{"tcp:" + l.Addr().String()}); len(got) > 0 {
+			return fmt.Errorf("the desktop reaches %v", got)
+		}
+		return nil
+	})
+	t.Logf("%s is closed after %s", address, time.Since(began).Round(100*time.Millisecond))
+}
+
 func TestNetworkIsolation(t *testing.T) {
 	own(t, 2)
 	guests := minimals(t, "nat", "nat", "isolated")
@@ -343,6 +362,7 @@ func TestNetworkIsolation(t *testing.T) {
 		return err
 	})
 
+	awaitClosed(t, left, outsideHost)
 	for _, g := range []guestNet{left, isolated} {
 		kind := map[string]string{nat.Bridge.Name: "nat", isolated.network.Bridge.Name: "isolated"}[g.network.Bridge.Name]
 		t.Run(kind, func(t *testing.T) {
