@@ -302,7 +302,7 @@ func checkNetworks(c *libvirt.Connect, opts Options) []Check {
 }
 
 func checkHostMemory(c *libvirt.Connect) Check {
-	available, err := availableMemory(c)
+	_, available, err := hostMemory(c)
 	switch {
 	case err != nil:
 		return failed("memory", err.Error(), "virsh nodememstats")
@@ -313,11 +313,12 @@ func checkHostMemory(c *libvirt.Connect) Check {
 	}
 }
 
-// availableMemory is what a new machine could be given right now.
-func availableMemory(c *libvirt.Connect) (int64, error) {
+// hostMemory is how much the host has, and what a new machine could be given right now, in bytes. Of a
+// host whose memory changes while it runs, as that of virtual ones may, GetNodeInfo tells an older size.
+func hostMemory(c *libvirt.Connect) (total, available int64, err error) {
 	stats, err := c.GetMemoryStats(libvirt.NODE_MEMORY_STATS_ALL_CELLS, 0)
 	if err != nil {
-		return 0, fmt.Errorf("measure the host's memory: %w", err)
+		return 0, 0, fmt.Errorf("measure the host's memory: %w", err)
 	}
-	return int64(stats.Free+stats.Buffers+stats.Cached) << 10, nil
+	return int64(stats.Total) << 10, int64(stats.Free+stats.Buffers+stats.Cached) << 10, nil
 }

@@ -169,16 +169,12 @@ const (
 // so that one fits which may come to want more than there is now; what all of them may come to want is
 // for the caller to add up.
 func (h *Host) checkMemory(c *libvirt.Connect, want int64) error {
-	available, err := availableMemory(c)
+	total, available, err := hostMemory(c)
 	if err != nil {
 		return err
 	}
-	node, err := c.GetNodeInfo()
-	if err != nil {
-		return fmt.Errorf("measure the host's memory: %w", err)
-	}
 	needed, free := min(want, leastMemory), available
-	if most := mostMemory * int64(node.Memory) << 10; want > most {
+	if most := mostMemory * total; want > most {
 		needed, free = want, most
 	}
 	if free < needed {

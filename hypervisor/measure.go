@@ -19,8 +19,8 @@ func (h *Host) Measure(ctx context.Context) (desktop.HostFacts, error) {
 		if err != nil {
 			return facts, err
 		}
-		facts.CPUs, facts.MemoryBytes = int(node.Cpus), int64(node.Memory)<<10
-		if facts.MemoryAvailable, err = availableMemory(c); err != nil {
+		facts.CPUs = int(node.Cpus)
+		if facts.MemoryBytes, facts.MemoryAvailable, err = hostMemory(c); err != nil {
 			return facts, err
 		}
 		err = h.withPool(c, func(pool *libvirt.StoragePool) error {
