@@ -39,8 +39,7 @@ type definition struct {
 	domain       string // its name
 	network      string // also its filter's name
 	address      string // the only one that the guest may use there
-	pool         string
-	agent        string // volumes
+	agent        string // paths of the disks
 	overlay      string
 	kernel       string // paths, both empty to boot from the disk
 	initrd       string
@@ -127,12 +126,12 @@ func (d definition) devices() *libvirtxml.DomainDeviceList {
 				Name: "qemu", Type: "qcow2", Discard: "unmap", DetectZeros: "unmap",
 				ErrorPolicy: "enospace",
 			},
-			Source: volumeSource(d.pool, d.overlay),
+			Source: fileSource(d.overlay),
 			Target: &libvirtxml.DomainDiskTarget{Dev: "vda", Bus: "virtio"},
 		}, {
 			Device:    "disk",
 			Driver:    &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw"},
-			Source:    volumeSource(d.pool, d.agent),
+			Source:    fileSource(d.agent),
 			Target:    &libvirtxml.DomainDiskTarget{Dev: "vdb", Bus: "virtio"},
 			ReadOnly:  &libvirtxml.DomainDiskReadOnly{},
 			Shareable: &libvirtxml.DomainDiskShareable{},
@@ -181,8 +180,11 @@ func (d definition) devices() *libvirtxml.DomainDeviceList {
 	return list
 }
 
-func volumeSource(pool, volume string) *libvirtxml.DomainDiskSource {
-	return &libvirtxml.DomainDiskSource{Volume: &libvirtxml.DomainDiskSourceVolume{Pool: pool, Volume: volume}}
+// fileSource is a volume by its path. By its name libvirtd would look it up in the pool again when it
+// finds the machine after a restart of its own; and while somebody has the pool read anew, the volume is
+// not there, and libvirtd ends the machine without a word.
+func fileSource(path string) *libvirtxml.DomainDiskSource {
+	return &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: path}}
 }
 
 // parseMetadata reads what xml wrote.

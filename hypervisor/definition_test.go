@@ -22,8 +22,8 @@ func testDefinitions() map[string]definition {
 			ID: "dt-7k3m9q2w5x8r4t6y", Owner: "usr-4m2k8x6q", Name: `Ann's <desk> & "more"`, Network: desktop.NetworkNAT,
 			VCPUs: 2, MemoryBytes: 3 << 30, DiskBytes: 20 << 30,
 		},
-		domain: "bureau-dt-7k3m9q2w5x8r4t6y", network: "bureau-nat", address: "192.168.200.57", pool: "bureau",
-		agent: "agent-0123456789abcdef.img", overlay: "desktop-dt-7k3m9q2w5x8r4t6y.qcow2",
+		domain: "bureau-dt-7k3m9q2w5x8r4t6y", network: "bureau-nat", address: "192.168.200.57",
+		agent: "/pool/agent-0123456789abcdef.img", overlay: "/pool/desktop-dt-7k3m9q2w5x8r4t6y.qcow2",
 		kernel: "/pool/content-a1.vmlinuz", initrd: "/pool/content-a1.initrd",
 		acceleration: desktop.KVM, dbusDisplay: true, version: "1.2.3",
 	}

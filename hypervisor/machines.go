@@ -73,15 +73,20 @@ func (h *Host) start(ctx context.Context, c *libvirt.Connect, spec desktop.Spec)
 	if err == nil {
 		address, err = h.ensureAddress(c, spec)
 	}
+	var disks [2]string
+	for i, name := range []string{agent, overlayVolume(spec.ID)} {
+		if err == nil {
+			disks[i], err = h.volumePath(c, name)
+		}
+	}
 	if err == nil {
 		err = h.launch(ctx, c, definition{
 			spec:         spec,
 			domain:       h.opts.domainName(spec.ID),
 			network:      h.opts.networkName(spec.Network),
 			address:      address.String(),
-			pool:         h.opts.Pool.Name,
-			agent:        agent,
-			overlay:      overlayVolume(spec.ID),
+			agent:        disks[0],
+			overlay:      disks[1],
 			kernel:       kernel,
 			initrd:       initrd,
 			acceleration: acceleration,

@@ -115,9 +115,16 @@ func startWithoutNetwork(t *testing.T, h *Host, spec desktop.Spec) {
 		if _, _, _, err := h.ensureOverlay(ctx, c, spec); err != nil {
 			return none, err
 		}
+		if agent, err = h.volumePath(c, agent); err != nil {
+			return none, err
+		}
+		overlay, err := h.volumePath(c, overlayVolume(spec.ID))
+		if err != nil {
+			return none, err
+		}
 		document, err := definition{
-			spec: spec, domain: h.opts.domainName(spec.ID), pool: h.opts.Pool.Name,
-			agent: agent, overlay: overlayVolume(spec.ID), acceleration: desktop.TCG, dbusDisplay: true,
+			spec: spec, domain: h.opts.domainName(spec.ID),
+			agent: agent, overlay: overlay, acceleration: desktop.TCG, dbusDisplay: true,
 		}.xml()
 		if err != nil {
 			return none, err

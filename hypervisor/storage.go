@@ -130,6 +130,15 @@ func (h *Host) findVolume(c *libvirt.Connect, name string) (found volume, ok boo
 	return found, ok, err
 }
 
+// volumePath is where the volume of that name is on the host.
+func (h *Host) volumePath(c *libvirt.Connect, name string) (string, error) {
+	v, ok, err := h.findVolume(c, name)
+	if err == nil && !ok {
+		err = fmt.Errorf("volume %s has gone from pool %s", name, h.opts.Pool.Name)
+	}
+	return v.path, err
+}
+
 // listVolumes describes all volumes of the pool.
 func (h *Host) listVolumes(c *libvirt.Connect) ([]volume, error) {
 	var list []volume
