@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -34,8 +35,10 @@ var (
 // and a neighbour does not notice. When the true agent is back, all is as before.
 func TestHostileGuest(t *testing.T) {
 	own(t, 2)
-	// An appliance of its own, whose memory nobody else uses.
-	a := lab.sister(t, prefix+"-foe", "tiers: {shared: {vcpus: 2, memory: 1GiB, disk: 6GiB}, small: {vcpus: 2, memory: 1GiB, disk: 6GiB}}\n")
+	// An appliance of its own, whose memory nobody else uses. Two processors are promised, as the smallest
+	// host has: what a neighbour loses to a guest that just computes, on processors that are promised
+	// twice, is not what this is about.
+	a := lab.sister(t, prefix+"-foe", "tiers: {shared: {vcpus: 1, memory: 1GiB, disk: 6GiB}, small: {vcpus: 1, memory: 1GiB, disk: 6GiB}}\n")
 	a.live(t)
 	neighbour, g := a.beginMinimal(t, "neighbour"), a.beginMinimal(t, "hostile")
 	g.awaitMinimal(t)
@@ -148,18 +151,19 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// latencies are how long requests took.
-type latencies []time.Duration
+// latencies are how long requests took, by what they asked for.
+type latencies map[string][]time.Duration
 
 func (l latencies) String() string {
-	slices.Sort(l)
-	if len(l) == 0 {
-		return "no time"
+	var said []string
+	for _, what := range slices.Sorted(maps.Keys(l)) {
+		took := slices.Sorted(slices.Values(l[what]))
+		at := func(share float64) time.Duration {
+			return took[int(share*float64(len(took)-1))].Round(100 * time.Microsecond)
+		}
+		said = append(said, fmt.Sprintf("%s %s (median of %d, a tenth above %s, at most %s)", what, at(0.5), len(took), at(0.9), at(1)))
 	}
-	at := func(share float64) time.Duration {
-		return l[int(share*float64(len(l)-1))].Round(100 * time.Microsecond)
-	}
-	return fmt.Sprintf("%s (median of %d, a tenth above %s, at most %s)", at(0.5), len(l), at(0.9), at(1))
+	return strings.Join(said, ", ")
 }
 
 // compare tells what a neighbour has noticed. It is no assertion: how long a request takes on a machine
@@ -167,9 +171,16 @@ func (l latencies) String() string {
 func compare(t *testing.T, before, during latencies) {
 	t.Helper()
 	t.Logf("a neighbour's requests took %s before and %s meanwhile", before, during)
-	if len(before) > 0 && len(during) > 0 { // sorted by String
-		t.Logf("that is %.2f times as long", float64(during[len(during)/2])/float64(before[len(before)/2]))
+	median := func(l []time.Duration) float64 { return float64(slices.Sorted(slices.Values(l))[len(l)/2]) }
+	product, kinds := 1.0, 0
+	for _, what := range slices.Sorted(maps.Keys(before)) {
+		if len(during[what]) > 0 {
+			ratio := median(during[what]) / median(before[what])
+			t.Logf("%s takes %.2f times as long", what, ratio)
+			product, kinds = product*ratio, kinds+1
+		}
 	}
+	t.Logf("that is %.2f times as long, the geometric mean", math.Pow(product, 1/float64(kinds)))
 }
 
 // logged is how many bytes serve has logged of other things than requests.
@@ -190,7 +201,7 @@ func (a *appliance) logged() (bytes int) {
 // request has to succeed, and the desktop to be ready.
 func (g *guest) pester(t *testing.T, limit time.Duration, done <-chan struct{}) latencies {
 	t.Helper()
-	var all latencies
+	all := latencies{}
 	for end := time.Now().Add(limit); time.Now().Before(end) && !closed(done); {
 		for _, r := range []struct {
 			method, route string
@@ -207,7 +218,7 @@ func (g *guest) pester(t *testing.T, limit time.Duration, done <-chan struct{}) 
 				t.Errorf("%s of a desktop that does nothing: %v %s", r.route, err, answer)
 				return all
 			}
-			all = append(all, time.Since(began))
+			all[r.route] = append(all[r.route], time.Since(began))
 		}
 		time.Sleep(100 * time.Millisecond) // as somebody who thinks between two looks
 	}
