@@ -76,6 +76,6 @@ serving() {
 	pid=$(cat "$BUREAU_PID" 2>/dev/null) || return 1
 	case $pid in '' | *[!0-9]*) return 1 ;; esac
 	# The number may be another process's by now.
-	tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q "^$BUREAU_BIN serve" || return 1
+	{ tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -q "^$BUREAU_BIN serve" || return 1
 	printf '%s\n' "$pid"
 }
