@@ -87,7 +87,7 @@ func examples(t *testing.T, document string) []string {
 const reader = `
 bureau() {
 	local words=() word
-	for word; do [ "$word" = demo ] && word=shared; words+=("$word"); done
+	for word; do [ "$word" = demo ] && word=$ID; words+=("$word"); done
 	case " ${words[*]} " in *" provider add anthropic "*) words+=(--base-url "$MODELS") ;; esac
 	command bureau "${words[@]}"
 }
