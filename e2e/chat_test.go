@@ -219,7 +219,7 @@ func waiting(name string) string {
 // A task as a person would give it, through each of the formats: the editor is opened, a poem typed
 // and saved under a name, the file read back, the answer its first line.
 func TestChatInEveryFormat(t *testing.T) {
-	g := sharedWithModels(t)
+	g := shared(t)
 	for _, format := range model.Formats() {
 		t.Run(string(format), func(t *testing.T) {
 			began := time.Now()
@@ -296,7 +296,7 @@ wmctrl -lx; exit 1`
 
 // What make demo-chat shows a person works, from the command line.
 func TestChatDemo(t *testing.T) {
-	g := sharedWithModels(t)
+	g := shared(t)
 	script, err := modeltest.Demo()
 	if err != nil {
 		t.Fatal(err)
@@ -365,7 +365,7 @@ func TestChatSurvivesServe(t *testing.T) {
 
 // The guest's agent is killed in the middle of a turn, which waits for it and goes on.
 func TestChatSurvivesAgent(t *testing.T) {
-	g := sharedWithModels(t)
+	g := shared(t)
 	const name = "/tmp/chat-agent"
 	g.sh(t, "rm -f "+name+".*")
 	server := g.scripted(t, model.OpenAI,
@@ -445,7 +445,7 @@ type lease struct {
 // While a person holds the input nobody else moves anything, neither clients nor the desktop's agent,
 // whose turn waits; when the lease expires, or is given back, it goes on.
 func TestTakeover(t *testing.T) {
-	g := sharedWithModels(t)
+	g := shared(t)
 	const name = "/tmp/takeover"
 	g.sh(t, "rm -f "+name+"-?.*")
 	told := "a person had taken over"
@@ -582,7 +582,7 @@ type approval struct {
 // No command of the model's runs before a person's yes, and none after a no, of which the model is
 // told; typing a command into a terminal is one, too.
 func TestApproval(t *testing.T) {
-	g := sharedWithModels(t)
+	g := shared(t)
 	const name = "/tmp/approval"
 	g.sh(t, "rm -f "+name+"-*")
 	g.background(t, "xfce4-terminal --disable-server --working-directory=/tmp")

@@ -116,7 +116,7 @@ func (g *guest) cableOut(t testing.TB) {
 // gateway; both without the provider's key, which is searched for while they work: in the guest, as
 // root, and from outside in all that its machine has in memory and on its disk.
 func TestProviderKeyIsNotInTheGuest(t *testing.T) {
-	g := sharedWithModels(t)
+	g := shared(t)
 	g.cableOut(t)
 	const name = "/tmp/gateway"
 	g.sh(t, "rm -f "+name+".*")
@@ -258,7 +258,7 @@ func (g *guest) searchMachine(t testing.TB, secrets string) searched {
 // A session finds the models in its environment from a desktop's first boot on, before which the agent has
 // never run there.
 func TestSessionKnowsTheModels(t *testing.T) {
-	g := sharedWithModels(t)
+	g := shared(t)
 	environ := g.root(t, "pid=$(pgrep -o -x xfce4-session) && tr '\\0' '\\n' </proc/$pid/environ")
 	for _, want := range []string{
 		"ANTHROPIC_BASE_URL=http://127.0.0.1:7879/anthropic", "OPENAI_BASE_URL=http://127.0.0.1:7879/openai/v1",
@@ -276,7 +276,7 @@ func TestSessionKnowsTheModels(t *testing.T) {
 
 // When another program has taken the gateway's port a desktop says so, and what helps, until it is free.
 func TestGatewayPortIsTaken(t *testing.T) {
-	g := sharedWithModels(t)
+	g := shared(t)
 	warning := func(want string) {
 		t.Helper()
 		eventually(t, patience, func() error {

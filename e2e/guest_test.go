@@ -30,38 +30,23 @@ type guest struct {
 	id string
 }
 
-// A desk is a desktop of the default image that many tests use, one at a time.
-type desk struct {
-	name  string
-	once  sync.Once
-	guest *guest
-	err   error
-}
-
-// first is where the tests run that nothing runs beside, and second what spares them a part of the wait.
-var first, second = &desk{name: "first"}, &desk{name: "second"}
-
-// open is its desktop, made at the first use.
-func (d *desk) open() (*guest, error) {
-	d.once.Do(func() { d.guest, d.err = d.make(context.Background()) })
-	return d.guest, d.err
-}
-
-func (d *desk) make(ctx context.Context) (*guest, error) {
+// sharedGuest is the one desktop that most tests use, of the default image.
+var sharedGuest = sync.OnceValues(func() (*guest, error) {
+	ctx := context.Background()
 	began := time.Now()
-	g, err := lab.create(ctx, map[string]any{"name": d.name})
+	g, err := lab.create(ctx, map[string]any{"name": "shared"})
 	if err != nil {
 		return g, err
 	}
 	if err := lab.readied(ctx, g.id); err != nil {
 		return g, err
 	}
-	progress("the %s shared desktop was ready %s after it was asked for", d.name, time.Since(began).Round(time.Second/10))
+	progress("the shared desktop was ready %s after it was asked for", time.Since(began).Round(time.Second/10))
 	if err := g.settled(ctx); err != nil {
 		return g, err
 	}
 	return g, g.putProbe(ctx)
-}
+})
 
 // settled checks that a desktop that has just become ready can be used as it is, and waits until its
 // session is complete and at rest, so that nothing appears over what a test looks at.

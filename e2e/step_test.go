@@ -9,7 +9,7 @@ import (
 
 // bureau bench measures a desktop whole, its agent's loop included, and leaves nothing of its own.
 func TestBench(t *testing.T) {
-	g := sharedWithModels(t)
+	g := shared(t)
 	out, err := lab.output(t.Context(), "bench", g.id, "--rounds", "4", "--typings", "1", "--json")
 	if err != nil {
 		t.Fatal(err)

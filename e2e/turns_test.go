@@ -16,26 +16,17 @@ import (
 )
 
 // Turns. A guest leaves processors idle for much of its life, so tests run beside each other: those of
-// a shared desktop one after another, and those with desktops of their own as many as there are slots.
-// There are two shared desktops; a test on the second has a slot, too, so that there never are more
-// guests at work than processors for them. What ends serve runs before all that, alone, and what ends
-// libvirtd when nobody else needs it.
+// the shared desktop one after another, and those with desktops of their own as many as there are
+// slots. What ends serve runs before them, alone, and what ends libvirtd when nobody else needs it.
 
 var (
-	// free are the shared desktops that no test uses.
-	free = make(chan *desk, 2)
-	// slots are how many desktops besides the first shared one are under way.
+	// screen is held by the test that uses the shared desktop.
+	screen sync.Mutex
+	// slots are how many desktops of their own the tests have under way.
 	slots = semaphore.NewWeighted(slotCount)
-	// models is held by the test that says which models the appliance lends.
-	models sync.Mutex
 )
 
 const slotCount = 2
-
-func init() {
-	free <- first
-	free <- second
-}
 
 // everyoneMayWait lets all tests wait for their turns at once, unless the flag -parallel says otherwise.
 func everyoneMayWait() error {
@@ -47,35 +38,14 @@ func everyoneMayWait() error {
 	return flag.Set("test.parallel", "1000")
 }
 
-// shared is a shared desktop, ready, for as long as the test lasts, beside those of other desktops.
+// shared is the shared desktop, ready, for as long as the test lasts, beside those of other desktops.
 // When the test fails, what a person needs to understand it is put aside.
 func shared(t testing.TB) *guest {
 	t.Helper()
 	beside(t)
-	return nextFree(t)
-}
-
-// nextFree is a shared desktop, when it is this test's turn.
-func nextFree(t testing.TB) *guest {
-	t.Helper()
-	d := <-free
-	t.Cleanup(func() { free <- d })
-	if d == second {
-		if err := slots.Acquire(t.Context(), 1); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { slots.Release(1) })
-	}
-	return d.begin(t)
-}
-
-// sharedWithModels is shared for a test that says which models the appliance lends.
-func sharedWithModels(t testing.TB) *guest {
-	t.Helper()
-	beside(t)
-	models.Lock()
-	t.Cleanup(models.Unlock)
-	return nextFree(t)
+	screen.Lock()
+	t.Cleanup(screen.Unlock)
+	return alone(t)
 }
 
 // withoutLibvirt is shared for a test that ends libvirtd: it has its turn when no other test uses it,
@@ -95,49 +65,33 @@ func withoutLibvirt(t *testing.T) *guest {
 			t.Fatal(t.Context().Err())
 		}
 	}
-	t.Cleanup(func() { slots.Release(slotCount); free <- first; free <- second })
-	return first.begin(t)
+	t.Cleanup(func() { slots.Release(slotCount); screen.Unlock() })
+	return alone(t)
 }
 
-// everything takes the shared desktops, all slots and the lock on the file, when all are free. Who waited
+// everything takes the shared desktop, all slots and the lock on the file, when all are free. Who waited
 // for one with another in hand would hold all others up.
-func everything(f *os.File) (taken bool) {
-	if len(free) < cap(free) || !slots.TryAcquire(slotCount) {
+func everything(f *os.File) bool {
+	if !screen.TryLock() {
 		return false
 	}
-	defer func() {
-		if !taken {
-			slots.Release(slotCount)
-		}
-	}()
-	var desks []*desk
-	for range cap(free) {
-		select {
-		case d := <-free:
-			desks = append(desks, d)
-		default:
-		}
+	if !slots.TryAcquire(slotCount) {
+		screen.Unlock()
+		return false
 	}
-	if len(desks) == cap(free) && syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
-		return true
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		slots.Release(slotCount)
+		screen.Unlock()
+		return false
 	}
-	for _, d := range desks {
-		free <- d
-	}
-	return false
+	return true
 }
 
-// alone is the first shared desktop for a test that nothing runs beside, as it ends serve.
+// alone is shared for a test that nothing runs beside, as it ends serve.
 func alone(t testing.TB) *guest {
 	t.Helper()
-	return first.begin(t)
-}
-
-// begin is the desktop, ready, for a test whose turn it is.
-func (d *desk) begin(t testing.TB) *guest {
-	t.Helper()
 	timed(t)
-	g, err := d.open()
+	g, err := sharedGuest()
 	if g != nil {
 		g.watch(t)
 	}
@@ -150,16 +104,16 @@ func (d *desk) begin(t testing.TB) *guest {
 	return g
 }
 
-// usable waits until a shared desktop can be used, whatever an earlier test has left of it.
+// usable waits until the shared desktop can be used, whatever an earlier test has left of it.
 func (g *guest) usable(ctx context.Context) error {
 	s, err := g.desktop(ctx, g.id)
 	if err != nil || s.AgentReady {
 		return err
 	}
 	if s.Status == "error" || s.Status == "stopped" {
-		progress("a shared desktop is %s and starts again: %s", s.Status, s.Reason)
+		progress("the shared desktop is %s and starts again: %s", s.Status, s.Reason)
 		if r, err := g.send(ctx, http.MethodPost, g.path("start"), nil); err != nil || r.status/100 != 2 {
-			return fmt.Errorf("starting a shared desktop: %v %s", err, r)
+			return fmt.Errorf("starting the shared desktop: %v %s", err, r)
 		}
 	}
 	if err := g.readied(ctx, g.id); err != nil {
