@@ -1,11 +1,9 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 )
 
 // The X server's names of modifiers and buttons in an event's state.
@@ -237,27 +235,15 @@ func TestDragMovesAWindow(t *testing.T) {
 		t.Fatalf("the window has no title bar: %+v", before)
 	}
 	const dx, dy = 170, 90
-	// A window manager on a busy machine may place a window anew, or begin to move it late.
-	for attempt := 1; ; attempt++ {
-		x, y := before.X+before.Width/2, (before.FrameY+before.Y)/2
-		g.act(t, "drag", map[string]any{"startX": x, "startY": y, "endX": x + dx, "endY": y + dy})
-		var after window
-		err := until(t.Context(), 15*time.Second, func(context.Context) error {
-			var found bool
-			if after, found = g.find(t, "xfce4-terminal"); !found || after.X != before.X+dx || after.Y != before.Y+dy {
-				return fmt.Errorf("the window was dragged by %d,%d from %d,%d and is at %d,%d", dx, dy, before.X, before.Y, after.X, after.Y)
-			}
-			return nil
-		})
-		if err == nil {
-			return
+	x, y := before.X+before.Width/2, (before.FrameY+before.Y)/2
+	g.act(t, "drag", map[string]any{"startX": x, "startY": y, "endX": x + dx, "endY": y + dy})
+	eventually(t, patience, func() error {
+		after, found := g.find(t, "xfce4-terminal")
+		if !found || after.X != before.X+dx || after.Y != before.Y+dy {
+			return fmt.Errorf("the window was dragged by %d,%d from %d,%d and is at %d,%d", dx, dy, before.X, before.Y, after.X, after.Y)
 		}
-		if attempt == 3 {
-			t.Fatal(err)
-		}
-		t.Logf("attempt %d: %v", attempt, err)
-		before = after
-	}
+		return nil
+	})
 }
 
 func TestScroll(t *testing.T) {
