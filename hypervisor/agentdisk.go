@@ -14,7 +14,6 @@ import (
 	"strings"
 
 	"libvirt.org/go/libvirt"
-	"libvirt.org/go/libvirtxml"
 )
 
 // The agent's disk is a small ext2 file system labelled BUREAU with the host's own binary in it,
@@ -170,19 +169,4 @@ func tool(name string) (string, error) {
 		}
 	}
 	return "", err
-}
-
-// diskVolumes are the volumes of a pool that a domain has as disks.
-func diskVolumes(document, pool string) []string {
-	var domain libvirtxml.Domain
-	if domain.Unmarshal(document) != nil || domain.Devices == nil {
-		return nil
-	}
-	var names []string
-	for _, disk := range domain.Devices.Disks {
-		if disk.Source != nil && disk.Source.Volume != nil && disk.Source.Volume.Pool == pool {
-			names = append(names, disk.Source.Volume.Volume)
-		}
-	}
-	return names
 }

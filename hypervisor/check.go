@@ -312,13 +312,3 @@ func checkHostMemory(c *libvirt.Connect) Check {
 		return passed("memory", "%.1f GiB are available", float64(available)/(1<<30))
 	}
 }
-
-// hostMemory is how much the host has, and what a new machine could be given right now, in bytes. Of a
-// host whose memory changes while it runs, as that of virtual ones may, GetNodeInfo tells an older size.
-func hostMemory(c *libvirt.Connect) (total, available int64, err error) {
-	stats, err := c.GetMemoryStats(libvirt.NODE_MEMORY_STATS_ALL_CELLS, 0)
-	if err != nil {
-		return 0, 0, fmt.Errorf("measure the host's memory: %w", err)
-	}
-	return int64(stats.Total) << 10, int64(stats.Free+stats.Buffers+stats.Cached) << 10, nil
-}

@@ -181,8 +181,8 @@ func (d definition) devices() *libvirtxml.DomainDeviceList {
 }
 
 // fileSource is a volume by its path. By its name libvirtd would look it up in the pool again when it
-// finds the machine after a restart of its own; and while somebody has the pool read anew, the volume is
-// not there, and libvirtd ends the machine without a word.
+// finds the machine after a restart of its own, and it ends a machine whose volume it does not find at
+// that moment, without a word.
 func fileSource(path string) *libvirtxml.DomainDiskSource {
 	return &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: path}}
 }

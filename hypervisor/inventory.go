@@ -134,7 +134,7 @@ func (h *Host) unused(ctx context.Context, c *libvirt.Connect) ([]desktop.Volume
 	}
 	// The domains come last: whatever a volume of the list was made for is defined by now, or is still
 	// being made under a record of the store's.
-	used, err := h.usedVolumes(c)
+	used, err := h.usedVolumes(c, volumes)
 	if err != nil {
 		return nil, err
 	}
@@ -188,12 +188,16 @@ func (h *Host) unused(ctx context.Context, c *libvirt.Connect) ([]desktop.Volume
 	return list, nil
 }
 
-// usedVolumes are the names of the pool's volumes that any domain refers to, now or at its next
-// start.
-func (h *Host) usedVolumes(c *libvirt.Connect) (map[string]bool, error) {
+// usedVolumes are the names of those of the pool's volumes that any domain refers to, now or at its
+// next start.
+func (h *Host) usedVolumes(c *libvirt.Connect, volumes []volume) (map[string]bool, error) {
 	domains, err := c.ListAllDomains(0)
 	if err != nil {
 		return nil, fmt.Errorf("list domains: %w", err)
+	}
+	names := make(map[string]string, len(volumes)) // by their paths
+	for _, v := range volumes {
+		names[v.path] = v.name
 	}
 	used := map[string]bool{}
 	var failures []error
@@ -207,7 +211,7 @@ func (h *Host) usedVolumes(c *libvirt.Connect) (map[string]bool, error) {
 				failures = append(failures, err)
 				continue
 			}
-			for _, name := range h.referred(document) {
+			for _, name := range referred(document, h.opts.Pool.Name, names) {
 				used[name] = true
 			}
 		}
@@ -217,30 +221,33 @@ func (h *Host) usedVolumes(c *libvirt.Connect) (map[string]bool, error) {
 }
 
 // referred are the volumes of the pool that a domain refers to: as disks, by volume or by file, and
-// what it boots with.
-func (h *Host) referred(document string) []string {
-	names := diskVolumes(document, h.opts.Pool.Name)
+// what it boots with. names are those of the pool's volumes by their paths.
+func referred(document, pool string, names map[string]string) []string {
 	var domain libvirtxml.Domain
 	if domain.Unmarshal(document) != nil {
-		return names
+		return nil
 	}
-	var files []string
+	var found, files []string
 	if domain.OS != nil {
 		files = append(files, domain.OS.Kernel, domain.OS.Initrd)
 	}
 	if domain.Devices != nil {
 		for _, disk := range domain.Devices.Disks {
-			if disk.Source != nil && disk.Source.File != nil {
-				files = append(files, disk.Source.File.File)
+			switch source := disk.Source; {
+			case source == nil:
+			case source.File != nil:
+				files = append(files, source.File.File)
+			case source.Volume != nil && source.Volume.Pool == pool:
+				found = append(found, source.Volume.Volume)
 			}
 		}
 	}
 	for _, file := range files {
-		if filepath.Dir(file) == filepath.Clean(h.opts.Pool.Path) {
-			names = append(names, filepath.Base(file))
+		if name, ok := names[filepath.Clean(file)]; ok {
+			found = append(found, name)
 		}
 	}
-	return names
+	return found
 }
 
 // RemoveUnused implements desktop.Machines.

@@ -186,3 +186,18 @@ func TestUnused(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A disk is the pool's by what libvirt says of where the volume is, wherever the configuration has the pool.
+func TestReferred(t *testing.T) {
+	names := map[string]string{"/elsewhere/a.qcow2": "a.qcow2", "/elsewhere/b.qcow2": "b.qcow2", "/elsewhere/c.vmlinuz": "c.vmlinuz"}
+	got := referred(`<domain type='qemu'><os><type>hvm</type><kernel>/elsewhere/c.vmlinuz</kernel><initrd>/boot/initrd</initrd></os><devices>
+		<disk type='file' device='disk'><source file='/elsewhere/a.qcow2'/><target dev='vda'/></disk>
+		<disk type='volume' device='disk'><source pool='bureau' volume='b.qcow2'/><target dev='vdb'/></disk>
+		<disk type='volume' device='disk'><source pool='other' volume='x.qcow2'/><target dev='vdc'/></disk>
+		<disk type='file' device='disk'><source file='/other/b.qcow2'/><target dev='vdd'/></disk>
+		<disk type='file' device='cdrom'><target dev='sda'/></disk></devices></domain>`, "bureau", names)
+	slices.Sort(got)
+	if want := []string{"a.qcow2", "b.qcow2", "c.vmlinuz"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, not %q", got, want)
+	}
+}

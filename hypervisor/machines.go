@@ -63,6 +63,10 @@ func (h *Host) start(ctx context.Context, c *libvirt.Connect, spec desktop.Spec)
 	if err != nil {
 		return err
 	}
+	agent, err = h.volumePath(c, agent)
+	if err != nil {
+		return err
+	}
 	kernel, initrd, made, err := h.ensureOverlay(ctx, c, spec)
 	var acceleration string
 	var dbusDisplay bool
@@ -73,11 +77,9 @@ func (h *Host) start(ctx context.Context, c *libvirt.Connect, spec desktop.Spec)
 	if err == nil {
 		address, err = h.ensureAddress(c, spec)
 	}
-	var disks [2]string
-	for i, name := range []string{agent, overlayVolume(spec.ID)} {
-		if err == nil {
-			disks[i], err = h.volumePath(c, name)
-		}
+	var overlay string
+	if err == nil {
+		overlay, err = h.volumePath(c, overlayVolume(spec.ID))
 	}
 	if err == nil {
 		err = h.launch(ctx, c, definition{
@@ -85,8 +87,8 @@ func (h *Host) start(ctx context.Context, c *libvirt.Connect, spec desktop.Spec)
 			domain:       h.opts.domainName(spec.ID),
 			network:      h.opts.networkName(spec.Network),
 			address:      address.String(),
-			agent:        disks[0],
-			overlay:      disks[1],
+			agent:        agent,
+			overlay:      overlay,
 			kernel:       kernel,
 			initrd:       initrd,
 			acceleration: acceleration,

@@ -37,6 +37,16 @@ func (h *Host) Measure(ctx context.Context) (desktop.HostFacts, error) {
 	})
 }
 
+// hostMemory is how much the host has, and what a new machine could be given right now, in bytes. Of a
+// host whose memory changes while it runs, as that of virtual ones may, GetNodeInfo tells an older size.
+func hostMemory(c *libvirt.Connect) (total, available int64, err error) {
+	stats, err := c.GetMemoryStats(libvirt.NODE_MEMORY_STATS_ALL_CELLS, 0)
+	if err != nil {
+		return 0, 0, fmt.Errorf("measure the host's memory: %w", err)
+	}
+	return int64(stats.Total) << 10, int64(stats.Free+stats.Buffers+stats.Cached) << 10, nil
+}
+
 // refresh makes the pool's figures those of now: libvirt counts what it does itself, not what guests
 // write and others tidy up. It cannot while it is doing something in the pool, such as taking in an
 // image; the figures are then those of a moment ago.
