@@ -79,3 +79,16 @@ serving() {
 	{ tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -q "^$BUREAU_BIN serve" || return 1
 	printf '%s\n' "$pid"
 }
+
+# detach COMMAND… runs it in the background, in a session of its own, its standard input empty. No
+# descriptor of the caller's beyond the first three is kept, or whoever waits for its end would wait for
+# that of the command.
+detach() {
+	# shellcheck disable=SC2016
+	setsid --fork /bin/bash -c '
+		for fd in /proc/self/fd/*; do
+			fd=${fd##*/}
+			if [ "$fd" -gt 2 ]; then exec {fd}>&-; fi
+		done
+		exec "$@"' detach "$@" </dev/null
+}
