@@ -509,7 +509,7 @@ func (k *keeper) status(agent AgentStatus) (status Status, reason string, stage 
 		return Destroying, "", ""
 	case r.Failure != "":
 		return Failed, r.Failure, ""
-	case r.Wish == WishHalt && !on:
+	case r.Wish == WishHalt && !on && !k.starting: // whose place is free
 		return Stopped, k.use.why(k.m.config.IdleStop), ""
 	case r.Wish == WishHalt, k.use.leaving, r.Boot == BootRestart && on:
 		return Stopping, "", ""
