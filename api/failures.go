@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
 
 	"bureau/desktop"
@@ -24,13 +25,14 @@ type failures struct {
 	burst int
 
 	mu        sync.Mutex
-	addresses map[netip.Prefix]*rate.Limiter
-	good      map[string]struct{} // hashes of keys that were good when they were last used
+	addresses *simplelru.LRU[netip.Prefix, *rate.Limiter]
+	good      *simplelru.LRU[string, struct{}] // hashes of keys that were good when they were last used
 }
 
 const (
-	// manyAddresses is how many addresses are remembered. One more makes one be forgotten: rather is a
-	// stranger with very many addresses not held up than somebody else turned away.
+	// manyAddresses is how many addresses are remembered. One more makes the one be forgotten that has
+	// rested longest: rather is a stranger with very many addresses not held up than somebody else
+	// turned away.
 	manyAddresses = 8192
 	// manyGoodKeys is how many keys are remembered as good.
 	manyGoodKeys = 4096
@@ -38,7 +40,7 @@ const (
 
 func newFailures(perMinute float64) *failures {
 	return &failures{rate: rate.Limit(perMinute / 60), burst: max(1, int(math.Ceil(perMinute))),
-		addresses: map[netip.Prefix]*rate.Limiter{}, good: map[string]struct{}{}}
+		addresses: remember[netip.Prefix, *rate.Limiter](manyAddresses), good: remember[string, struct{}](manyGoodKeys)}
 }
 
 // wait is how long a caller from an address has to wait until a key from it is looked up.
@@ -49,15 +51,15 @@ func (f *failures) wait(from netip.Addr, secret string, now time.Time) time.Dura
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	one := f.addresses[place]
-	if one == nil {
+	one, known := f.addresses.Get(place)
+	if !known {
 		return 0
 	}
 	left := one.TokensAt(now)
 	if left >= 1 {
 		return 0
 	}
-	if _, good := f.good[string(desktop.HashKey(secret))]; good {
+	if f.good.Contains(string(desktop.HashKey(secret))) {
 		return 0
 	}
 	return time.Duration((1 - left) / float64(f.rate) * float64(time.Second))
@@ -73,50 +75,25 @@ func (f *failures) note(from netip.Addr, secret string, ok bool, now time.Time) 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if ok {
-		if _, known := f.good[hash]; !known && len(f.good) >= manyGoodKeys {
-			forgetOne(f.good)
-		}
-		f.good[hash] = struct{}{}
+		f.good.Add(hash, struct{}{})
 		return
 	}
-	delete(f.good, hash)
-	one := f.addresses[place]
-	if one == nil {
-		if len(f.addresses) >= manyAddresses {
-			f.forget(now)
-		}
+	f.good.Remove(hash)
+	one, known := f.addresses.Get(place)
+	if !known {
 		one = rate.NewLimiter(f.rate, f.burst)
-		f.addresses[place] = one
+		f.addresses.Add(place, one)
 	}
 	one.AllowN(now, 1)
 }
 
-// forget makes room for one more address: it looks at a few, whichever they are, and forgets those that
-// have rested, or the one that has most.
-func (f *failures) forget(now time.Time) {
-	var rested netip.Prefix
-	most, looked := -1.0, 0
-	for place, one := range f.addresses {
-		tokens := one.TokensAt(now)
-		if tokens >= float64(f.burst) {
-			delete(f.addresses, place)
-		} else if tokens > most {
-			rested, most = place, tokens
-		}
-		if looked++; looked == 16 {
-			break
-		}
+// remember is a memory for so many, which forgets what was not used for longest.
+func remember[K comparable, V any](many int) *simplelru.LRU[K, V] {
+	memory, err := simplelru.NewLRU[K, V](many, nil)
+	if err != nil {
+		panic(err) // it holds none
 	}
-	if len(f.addresses) >= manyAddresses {
-		delete(f.addresses, rested)
-	}
-}
-
-func forgetOne[K comparable, V any](m map[K]V) {
-	for key := range m {
-		delete(m, key)
-		return
-	}
+	return memory
 }
 
 // identify finds the caller, unless its address has failed too often. The operator on the

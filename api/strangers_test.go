@@ -104,7 +104,7 @@ func TestFailuresByAddress(t *testing.T) {
 	for range 5 {
 		none := newFailures(0)
 		none.note(address("192.0.2.1"), "bad", false, now)
-		if none.wait(address("192.0.2.1"), "bad", now) > 0 || len(none.addresses) > 0 {
+		if none.wait(address("192.0.2.1"), "bad", now) > 0 || none.addresses.Len() > 0 {
 			t.Error("without a limit there is one")
 		}
 	}
@@ -122,18 +122,18 @@ func TestFailuresAreForgottenWithinBounds(t *testing.T) {
 		}
 		f.note(from, fmt.Sprint("good", i), true, now)
 	}
-	if len(f.addresses) > manyAddresses || len(f.good) > manyGoodKeys {
-		t.Errorf("%d addresses and %d keys are remembered", len(f.addresses), len(f.good))
+	if f.addresses.Len() > manyAddresses || f.good.Len() > manyGoodKeys {
+		t.Errorf("%d addresses and %d keys are remembered", f.addresses.Len(), f.good.Len())
 	}
-	// Those that have rested go first.
-	now = now.Add(time.Hour)
-	for i := range manyAddresses / 4 {
-		f.note(netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)}), "bad", false, now)
-	}
-	for i := range manyAddresses / 4 {
-		if f.addresses[netip.PrefixFrom(netip.AddrFrom4([4]byte{11, 0, byte(i >> 8), byte(i)}), 32)] == nil {
-			t.Fatalf("a new address was forgotten while %d are remembered", len(f.addresses))
+	// Those that have rested longest go first; who is held up has not.
+	held := netip.AddrFrom4([4]byte{11, 0, 0, 1})
+	f.note(held, "bad", false, now)
+	f.note(held, "bad", false, now)
+	for i := range 3 * manyAddresses {
+		if f.wait(held, "x", now) == 0 {
+			t.Fatalf("an address that comes all the time was forgotten after %d others", i)
 		}
+		f.note(netip.AddrFrom4([4]byte{12, byte(i >> 16), byte(i >> 8), byte(i)}), "bad", false, now)
 	}
 }
 
