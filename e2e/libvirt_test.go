@@ -52,11 +52,9 @@ const foreignXML = `<domain type='qemu'>
 </domain>`
 
 func defineForeign(ctx context.Context) error {
-	if _, err := runVirsh(ctx, "domid", foreign); err == nil {
-		if err := removeForeign(ctx); err != nil { // of an interrupted run
-			return err
-		}
-	}
+	// An interrupted run's may be there, on or off.
+	runVirsh(ctx, "destroy", foreign)
+	runVirsh(ctx, "undefine", foreign)
 	c := exec.CommandContext(ctx, "virsh", "-q", "-c", "qemu:///system", "define", "/dev/stdin")
 	c.Stdin = strings.NewReader(foreignXML)
 	if out, err := c.CombinedOutput(); err != nil {
