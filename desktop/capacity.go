@@ -141,10 +141,7 @@ func sizeText(n int64) string {
 func (k *keeper) place() (has, on bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	switch k.machine.State {
-	case MachineRunning, MachinePaused, MachineDying:
-		on = true
-	}
+	on = k.machine.on()
 	has = on || k.starting || k.rec.Wish == WishRun && k.rec.Failure == ""
 	return has && k.rec.DestroyedAt.IsZero(), on
 }

@@ -413,4 +413,16 @@ func TestStartOfAPausedDesktop(t *testing.T) {
 	}
 	a.await(d.ID, ready)
 	eventually(t, func() bool { return a.records()[0].Boot == BootNone }, func() any { return a.records() })
+
+	// Where nobody knows why it stands still, that is said when it has not been found out for a time.
+	a.machines.set(d.ID, MachinePaused, CauseUnknown)
+	a.await(d.ID, func(d Desktop) bool { return d.Status == Running && !d.AgentReady })
+	k, err := a.find(local, d.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.mu.Lock()
+	k.pausedAt = k.pausedAt.Add(-pauseExplained)
+	k.mu.Unlock()
+	a.awaitStatus(d.ID, Failed)
 }

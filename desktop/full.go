@@ -14,6 +14,9 @@ const (
 	fullGlance = 5 * time.Second
 	// fullRoom is what has to be free, so that the machine does not stop again at once.
 	fullRoom = 64 << 20
+
+	// pauseExplained is how long the hypervisor gets to find out why a machine stands still.
+	pauseExplained = 10 * time.Second
 )
 
 // paused tells whether the machine stands still.

@@ -35,6 +35,7 @@ type keeper struct {
 	machine   Machine            // as last seen; State is "" before the first look
 	starting  bool               // a place among the boots was had, the machine is being started
 	bootedAt  time.Time          // when the machine was first seen running
+	pausedAt  time.Time          // when it was first seen paused; zero while it is not
 	agent     Agent              // nil while there is no session
 	answered  bool               // an agent was ready since the machine was last off
 	panics    int                // boots in a row that ended in a panic before that
@@ -244,7 +245,7 @@ func (k *keeper) see(machine Machine) (rebooted bool) {
 	}
 	if k.answered {
 		k.panics = 0
-	} else if k.machine.State == MachineRunning && machine.Cause == causePanicked {
+	} else if k.machine.on() && machine.Cause == causePanicked {
 		k.panics++
 	}
 	switch machine.State {
@@ -258,6 +259,12 @@ func (k *keeper) see(machine Machine) (rebooted bool) {
 		if k.machine.State == "" && k.rec.Boot == BootNone {
 			k.answered = true
 		}
+	}
+	switch {
+	case machine.State != MachinePaused:
+		k.pausedAt = time.Time{}
+	case k.pausedAt.IsZero():
+		k.pausedAt = time.Now()
 	}
 	if k.machine.State != machine.State {
 		k.log.Info("machine", "state", machine.State, "cause", machine.Cause, "before", k.machine.State)
@@ -486,7 +493,7 @@ func (k *keeper) desktop() Desktop {
 		d.Acceleration = k.machine.Acceleration
 		d.IPAddress = address(k.machine.Address, agent.Addresses)
 	}
-	d.AgentReady = d.Status == Running && agent.Ready
+	d.AgentReady = d.Status == Running && agent.Ready && k.machine.State != MachinePaused
 	if d.Status == Running {
 		d.Warning = agent.Models
 	}
@@ -495,11 +502,8 @@ func (k *keeper) desktop() Desktop {
 
 // status derives a desktop's status from its record, its machine and its agent. k.mu must be held.
 func (k *keeper) status(agent AgentStatus) (status Status, reason string, stage Stage) {
-	r, on := k.rec, false
-	switch k.machine.State {
-	case MachineRunning, MachinePaused, MachineDying:
-		on = true
-	case "":
+	r, on := k.rec, k.machine.on()
+	if k.machine.State == "" {
 		on = r.Wish == WishHalt // it is not known to be off
 	}
 	switch {
@@ -517,6 +521,8 @@ func (k *keeper) status(agent AgentStatus) (status Status, reason string, stage 
 		return Booting, "", StageDisk
 	case !on:
 		return Pending, "", ""
+	case k.machine.State == MachinePaused && k.machine.Cause == CauseUnknown && time.Since(k.pausedAt) < pauseExplained:
+		return Running, "The machine stands still, and it is not known yet why.", stageOf(k.agent)
 	case k.machine.State == MachinePaused:
 		return Failed, pausedReason(k.machine.Cause), ""
 	case agent.Ready:

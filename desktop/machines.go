@@ -46,13 +46,18 @@ const (
 // What it wrote is not lost: it goes on from there when there is room again.
 const CauseDiskFull = "disk-full"
 
+// CauseUnknown is why a machine is paused of which the hypervisor cannot tell why, or not yet: one whose
+// guest's kernel has panicked stands still for a while, until that is known and it is turned off.
+const CauseUnknown = "unknown"
+
 // Machine is what the hypervisor knows of a desktop.
 type Machine struct {
 	ID    string
 	State MachineState
 	// Cause is why the machine is off: "shutdown" by the guest or an orderly stop, "destroyed" by
 	// the host, "panicked", which is the guest's kernel, "crashed", "failed", or "" when the
-	// hypervisor does not know. Of a paused machine it is CauseDiskFull or "".
+	// hypervisor does not know. Of a paused machine it is CauseDiskFull, CauseUnknown, or "" when
+	// somebody wanted it.
 	Cause string
 	// Reboots counts the times that the guest was seen to reboot. It begins anew with the process.
 	Reboots      uint64
@@ -61,6 +66,15 @@ type Machine struct {
 	Owner, Name  string // as they were when the machine was defined
 	Acceleration string // KVM or TCG, while it is not off
 	Address      string // from its DHCP lease; empty while there is none
+}
+
+// on tells whether the machine has memory and processors.
+func (m Machine) on() bool {
+	switch m.State {
+	case MachineRunning, MachinePaused, MachineDying:
+		return true
+	}
+	return false
 }
 
 // Image is a disk image that desktops are based on.

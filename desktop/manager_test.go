@@ -339,7 +339,15 @@ func TestPanicWhileBooting(t *testing.T) {
 		eventually(t, func() bool { return starts() == nth }, func() any { return starts() })
 		a.await(d.ID, func(d Desktop) bool { return d.Status == Booting && d.BootStage == StageAgent })
 	}
-	panics := func() { a.machines.set(d.ID, MachineOff, causePanicked) }
+	panics := func() {
+		t.Helper()
+		a.machines.set(d.ID, MachinePaused, CauseUnknown) // which lasts until the hypervisor has dealt with it
+		got := a.await(d.ID, func(d Desktop) bool { return d.Status == Failed || strings.Contains(d.Reason, "stands still") })
+		if got.Status == Failed || got.AgentReady {
+			t.Errorf("a machine that stands still for a moment: %+v", got)
+		}
+		a.machines.set(d.ID, MachineOff, causePanicked)
+	}
 	booting(1)
 	panics()
 	booting(2)

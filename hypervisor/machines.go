@@ -537,9 +537,11 @@ func stateOf(state libvirt.DomainState, reason int) (desktop.MachineState, strin
 	case libvirt.DOMAIN_RUNNING, libvirt.DOMAIN_BLOCKED:
 		return desktop.MachineRunning, ""
 	case libvirt.DOMAIN_PAUSED:
-		// The only error of a disk that pauses a machine; see the disks' error policy.
-		if libvirt.DomainPausedReason(reason) == libvirt.DOMAIN_PAUSED_IOERROR {
+		switch libvirt.DomainPausedReason(reason) {
+		case libvirt.DOMAIN_PAUSED_IOERROR: // the only one that pauses a machine; see the disks' error policy
 			return desktop.MachinePaused, desktop.CauseDiskFull
+		case libvirt.DOMAIN_PAUSED_UNKNOWN, libvirt.DOMAIN_PAUSED_CRASHED:
+			return desktop.MachinePaused, desktop.CauseUnknown
 		}
 		return desktop.MachinePaused, ""
 	case libvirt.DOMAIN_PMSUSPENDED:
