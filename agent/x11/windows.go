@@ -2,6 +2,7 @@ package x11
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -70,11 +71,7 @@ func (d *Display) Windows(ctx context.Context) ([]desktop.Window, error) {
 }
 
 func (d *Display) windows() ([]desktop.Window, error) {
-	ids, err := d.managed()
-	if err != nil {
-		return nil, err
-	}
-	active, err := d.active()
+	ids, active, err := d.managed()
 	if err != nil {
 		return nil, err
 	}
@@ -82,9 +79,11 @@ func (d *Display) windows() ([]desktop.Window, error) {
 	const together = 64 // how many are asked about in one go
 	for some := range slices.Chunk(ids, together) {
 		questions := make([]windowQuestions, len(some))
+		d.net.gather()
 		for i, id := range some {
 			questions[i] = d.askWindow(id)
 		}
+		d.net.flush()
 		for i, id := range some {
 			if w, ok := d.window(id, questions[i]); ok {
 				w.Focused = id == active
@@ -95,40 +94,60 @@ func (d *Display) windows() ([]desktop.Window, error) {
 	return windows, nil
 }
 
-// managed is the ids of the managed windows, the topmost first.
-func (d *Display) managed() ([]xproto.Window, error) {
-	manager, err := d.numbers(d.root, d.ewmh.check, 1)
-	if err != nil {
-		return nil, err
+// managed is the ids of the managed windows, the topmost first, and that of the active one.
+func (d *Display) managed() (ids []xproto.Window, active xproto.Window, err error) {
+	d.net.gather()
+	check := d.askNumbers(d.root, d.ewmh.check, 1)
+	lists := []xproto.GetPropertyCookie{ // not every window manager keeps the first
+		d.askNumbers(d.root, d.ewmh.stacking, desktop.MaxWindows), d.askNumbers(d.root, d.ewmh.list, desktop.MaxWindows)}
+	focus := d.askNumbers(d.root, d.ewmh.active, 1)
+	d.net.flush()
+	// All are read, so that none waits for its reader.
+	manager, err := d.answered(check)
+	var list []uint32
+	for _, asked := range lists {
+		numbers, listErr := d.answered(asked)
+		if err = cmp.Or(err, listErr); len(list) == 0 {
+			list = numbers
+		}
+	}
+	one, focusErr := d.answered(focus)
+	if err = cmp.Or(err, focusErr); err != nil {
+		return nil, 0, err
 	}
 	if len(manager) == 0 {
-		return nil, desktop.Errorf(desktop.Unavailable, "no window manager is running on the desktop that tells of its windows")
+		return nil, 0, desktop.Errorf(desktop.Unavailable, "no window manager is running on the desktop that tells of its windows")
 	}
-	list, err := d.numbers(d.root, d.ewmh.stacking, desktop.MaxWindows)
-	if err == nil && len(list) == 0 { // not every window manager keeps this one
-		list, err = d.numbers(d.root, d.ewmh.list, desktop.MaxWindows)
-	}
-	if err != nil {
-		return nil, err
-	}
-	ids := make([]xproto.Window, 0, len(list))
 	for _, id := range slices.Backward(list) {
 		ids = append(ids, xproto.Window(id))
 	}
-	return ids, nil
+	return ids, windowOf(one), nil
 }
 
 func (d *Display) active() (xproto.Window, error) {
 	active, err := d.numbers(d.root, d.ewmh.active, 1)
-	if err != nil || len(active) == 0 {
-		return xproto.WindowNone, err
+	return windowOf(active), err
+}
+
+// windowOf is the one window in a property, WindowNone when there is none.
+func windowOf(numbers []uint32) xproto.Window {
+	if len(numbers) == 0 {
+		return xproto.WindowNone
 	}
-	return xproto.Window(active[0]), nil
+	return xproto.Window(numbers[0])
 }
 
 // numbers reads a property of 32-bit numbers, most of them at most.
 func (d *Display) numbers(window xproto.Window, property xproto.Atom, most uint32) ([]uint32, error) {
-	reply, err := xproto.GetProperty(d.x, false, window, property, xproto.GetPropertyTypeAny, 0, most).Reply()
+	return d.answered(d.askNumbers(window, property, most))
+}
+
+func (d *Display) askNumbers(window xproto.Window, property xproto.Atom, most uint32) xproto.GetPropertyCookie {
+	return xproto.GetProperty(d.x, false, window, property, xproto.GetPropertyTypeAny, 0, most)
+}
+
+func (d *Display) answered(asked xproto.GetPropertyCookie) ([]uint32, error) {
+	reply, err := asked.Reply()
 	if err != nil {
 		return nil, d.gone(err)
 	}
@@ -270,7 +289,7 @@ func (d *Display) CloseWindow(ctx context.Context, id uint32) error {
 
 // askManager sends a message about one of its windows to the window manager.
 func (d *Display) askManager(window xproto.Window, message xproto.Atom, data ...uint32) error {
-	managed, err := d.managed()
+	managed, _, err := d.managed()
 	if err != nil {
 		return err
 	}
