@@ -188,15 +188,13 @@ func (d *Display) fence(ctx context.Context, readers []reader, strokes int) erro
 	limited, cancel := context.WithTimeout(ctx, pingTime+time.Duration(strokes)*pingStroke)
 	defer cancel()
 	for _, r := range readers {
-		var err error
-		switch {
-		case r.topLevel != 0:
-			err = d.answer(limited, r.topLevel)
-		case r.process != 0:
-			watching, stop := context.WithTimeout(limited, idleTime+time.Duration(strokes)*idleStroke)
-			err = d.idle(watching, r.process)
-			stop()
-		default:
+		watching, stop := limited, func() {}
+		if r.topLevel == xproto.WindowNone {
+			watching, stop = context.WithTimeout(limited, idleTime+time.Duration(strokes)*idleStroke)
+		}
+		known, err := d.caughtUp(watching, r)
+		stop()
+		if !known {
 			err = d.pause(limited, quietTime+time.Duration(strokes)*quietStroke)
 		}
 		switch {
@@ -208,6 +206,18 @@ func (d *Display) fence(ctx context.Context, readers []reader, strokes int) erro
 		}
 	}
 	return nil
+}
+
+// caughtUp waits until a reader has read everything that was sent to it; only the end of ctx is an
+// error. It returns at once when the reader is not known.
+func (d *Display) caughtUp(ctx context.Context, r reader) (known bool, err error) {
+	switch {
+	case r.topLevel != xproto.WindowNone:
+		return true, d.answer(ctx, r.topLevel)
+	case r.process != 0:
+		return true, d.idle(ctx, r.process)
+	}
+	return false, nil
 }
 
 // answer waits until a top level has answered a ping.

@@ -256,14 +256,11 @@ func (d *Display) focusTaken(ctx context.Context) bool {
 		return true
 	}
 	r, err := d.answering(topLevel)
-	switch {
-	case err != nil:
+	if err != nil {
 		return true
-	case r.topLevel != xproto.WindowNone:
-		err = d.answer(ctx, r.topLevel)
-	case r.process != 0:
-		err = d.idle(ctx, r.process)
-	default:
+	}
+	answers, err := d.caughtUp(ctx, r)
+	if !answers {
 		err = d.pause(ctx, quietTime)
 	}
 	if err != nil {

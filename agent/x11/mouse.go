@@ -406,14 +406,14 @@ func (g drag) do(ctx context.Context, d *Display) error {
 	return nil
 }
 
-// follow lets the dragged window's application catch up.
+// follow lets whoever has the dragged window catch up: its application or, of its frame, the window
+// manager.
 func (d *Display) follow(ctx context.Context, source reader) error {
-	if source.topLevel == 0 {
-		return d.pause(ctx, dragMoment)
-	}
 	limited, cancel := context.WithTimeout(ctx, dragPatience)
 	defer cancel()
-	d.answer(limited, source.topLevel)
+	if known, _ := d.caughtUp(limited, source); !known {
+		return d.pause(ctx, dragMoment)
+	}
 	return ctx.Err()
 }
 

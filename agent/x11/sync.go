@@ -67,18 +67,11 @@ func (s *syncing) do(ctx context.Context, d *Display) error {
 			continue
 		}
 		asked = append(asked, r)
-		switch {
-		case r.topLevel != 0:
-			err = d.answer(limited, r.topLevel)
-		case r.process != 0:
-			err = d.idle(limited, r.process)
-		default:
-			s.taken = false
-		}
+		knows, err := d.caughtUp(limited, r)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		s.taken = s.taken && err == nil
+		s.taken = s.taken && knows && err == nil
 	}
 	return nil
 }
