@@ -30,6 +30,25 @@ type event struct {
 	Token  int    `json:"token,omitempty"`
 }
 
+// keepFocus takes the keyboard until it has had it for a moment: a window manager gives it to
+// another window when one that had it goes, as one of a test before may just do.
+func (d *display) keepFocus(w xproto.Window) error {
+	for held := 0; held < 5; {
+		focus, err := xproto.GetInputFocus(d.Conn).Reply()
+		if err != nil {
+			return err
+		}
+		if held++; focus.Focus != w {
+			held = 0
+			if err := xproto.SetInputFocusChecked(d.Conn, xproto.InputFocusPointerRoot, w, xproto.TimeCurrentTime).Check(); err != nil {
+				return err
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return nil
+}
+
 // events covers a part of the display, the whole of it by default, with a window above all others
 // that has the keyboard, and logs every event that reaches it until it is killed.
 func events(args []string) error {
@@ -103,7 +122,7 @@ func events(args []string) error {
 			if ready {
 				continue
 			}
-			if err := xproto.SetInputFocusChecked(d.Conn, xproto.InputFocusPointerRoot, w, xproto.TimeCurrentTime).Check(); err != nil {
+			if err := d.keepFocus(w); err != nil {
 				return err
 			}
 			ready = true
