@@ -123,10 +123,14 @@ type fakeMachines struct {
 	hold     chan struct{}                 // when not nil, Start and Stop wait for it or ctx
 	screen   func() Screen                 // when not nil, opens a display
 	host     HostFacts                     // what Measure tells of; bigHost when zero
+	uses     map[string]time.Duration      // of the processors by each machine, between two looks
+	used     map[string]time.Duration
+	yields   map[string]bool // as Yield was last called
 }
 
 func newFakeMachines() *fakeMachines {
-	return &fakeMachines{machines: make(map[string]Machine), starts: make(map[string]int)}
+	return &fakeMachines{machines: make(map[string]Machine), starts: make(map[string]int),
+		uses: make(map[string]time.Duration), used: make(map[string]time.Duration), yields: make(map[string]bool)}
 }
 
 func (f *fakeMachines) failure(method, id string) error {

@@ -111,6 +111,12 @@ type Machines interface {
 	// Measure tells what this host has for machines, and how much of it is left now.
 	Measure(ctx context.Context) (HostFacts, error)
 
+	// Processors tells what the host's processors have done so far.
+	Processors(ctx context.Context) (ProcessorUse, error)
+	// Yield makes a machine that is on get only a little of the processors while others want them all,
+	// or as much as any other again. It is NotFound when the machine is not on.
+	Yield(ctx context.Context, id string, yields bool) error
+
 	// Start makes the disk of a machine that had none before, defines the machine and turns it on. It
 	// is NotFound when the image is gone, or the disk that was made before. A machine that is paused
 	// goes on.

@@ -114,6 +114,7 @@ func NewManager(ctx context.Context, machines Machines, store Store, connector A
 		m.wg.Go(m.watchIdle)
 	}
 	m.wg.Go(m.watch)
+	m.wg.Go(m.shareProcessors)
 	m.wg.Go(m.reportStrangers)
 	return m, nil
 }

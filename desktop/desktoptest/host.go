@@ -168,6 +168,25 @@ func (h *Host) Measure(context.Context) (desktop.HostFacts, error) {
 	return desktop.HostFacts{CPUs: 1000, MemoryBytes: 1 << 50, MemoryAvailable: 1 << 50, DiskBytes: 1 << 50, DiskAvailable: 1 << 50}, nil
 }
 
+// Processors implements desktop.Machines: nobody uses them.
+func (h *Host) Processors(context.Context) (desktop.ProcessorUse, error) {
+	use := desktop.ProcessorUse{Processors: 1000, Machines: map[string]time.Duration{}}
+	for id, m := range h.Now().Machines {
+		if on(m) {
+			use.Machines[id] = 0
+		}
+	}
+	return use, nil
+}
+
+// Yield implements desktop.Machines.
+func (h *Host) Yield(_ context.Context, id string, _ bool) error {
+	if !on(h.Now().Machines[id]) {
+		return desktop.Errorf(desktop.NotFound, "the machine of desktop %s is not on", id)
+	}
+	return nil
+}
+
 // Start implements desktop.Machines.
 func (h *Host) Start(ctx context.Context, spec desktop.Spec) error {
 	now := h.Now()
