@@ -99,8 +99,9 @@ type guest struct {
 	log      *slog.Logger
 	screen   *screen
 	runner   *runner
-	acting   chan struct{} // holds the one who acts
-	replaced chan struct{} // closed when another agent has been delivered
+	arrival  func() time.Time // of what came last from the host
+	acting   chan struct{}    // holds the one who acts
+	replaced chan struct{}    // closed when another agent has been delivered
 	once     sync.Once
 	putting  sync.Mutex
 }
@@ -137,6 +138,7 @@ func serve(ctx context.Context, port io.ReadWriteCloser, o Options) (err error) 
 		options: o, log: log,
 		screen:   newScreen(o.OpenDisplay, o.Version, log),
 		runner:   newRunner(o.User, modelVariables(o.Models), log),
+		arrival:  w.arrival,
 		acting:   make(chan struct{}, 1),
 		replaced: make(chan struct{}),
 	}
@@ -290,6 +292,7 @@ func (g *guest) serveStatus(w http.ResponseWriter, r *http.Request) {
 }
 
 func (g *guest) serveAct(w http.ResponseWriter, r *http.Request) {
+	arrived := g.arrival() // of the request, or of something since
 	var request actRequest
 	if err := decode(r.Body, maxRequest, &request); err != nil {
 		writeError(w, desktop.Errorf(desktop.Invalid, "the request cannot be read: %w", err))
@@ -300,6 +303,7 @@ func (g *guest) serveAct(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
+	acted.TookMs = float64(time.Since(arrived).Microseconds()) / 1000
 	// A host that is gone needs no answer. The end of the answer says that it is shown.
 	json.NewEncoder(w).Encode(actAnswer{acted, acted.Synced})
 	if http.NewResponseController(w).Flush() == nil {

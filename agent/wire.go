@@ -36,9 +36,10 @@ type wire struct {
 
 	mu       sync.Mutex
 	ring     [ringSize]byte
-	from, to int   // ever read from and written to the ring
-	gone     int   // how often the other side has been absent
-	err      error // why the pipe ended
+	from, to int       // ever read from and written to the ring
+	last     time.Time // when something was written to it
+	gone     int       // how often the other side has been absent
+	err      error     // why the pipe ended
 	out      []byte
 	sending  bool // a Write of the pipe is under way
 
@@ -114,6 +115,7 @@ func (w *wire) receive() {
 			pause = shortest
 			w.mu.Lock()
 			w.to += n
+			w.last = time.Now()
 			w.mu.Unlock()
 			notify(w.arrived)
 			w.toll.pay(n, w.done)
@@ -165,6 +167,13 @@ func (w *wire) send() {
 			}
 		}
 	}
+}
+
+// arrival is when something arrived the last time.
+func (w *wire) arrival() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.last
 }
 
 // idle tells whether the pipe has taken everything that was queued.
