@@ -54,10 +54,11 @@ type Display interface {
 type OpenDisplay func(ctx context.Context) (Display, error)
 
 const (
-	shownWait      = 500 * time.Millisecond // for a server that others keep busy
-	shownPause     = 2 * time.Second        // before such a server is asked again
-	displayWait    = 15 * time.Second       // for one attempt to connect
-	managerWait    = 4 * time.Minute        // for a session's window manager; a display may be meant to have none
+	shownWait      = time.Second           // for a server that others keep busy
+	shownPause     = 2 * time.Second       // before such a server gets as long again, unless it answers
+	shownGlance    = 20 * time.Millisecond // what it gets meanwhile
+	displayWait    = 15 * time.Second      // for one attempt to connect
+	managerWait    = 4 * time.Minute       // for a session's window manager; a display may be meant to have none
 	managerPause   = 100 * time.Millisecond
 	addressesFirst = time.Second // between two looks while there is no address
 	addressesEvery = 10 * time.Second
@@ -70,7 +71,7 @@ type screen struct {
 
 	mu      sync.Mutex
 	current Display   // nil when there is none
-	busy    time.Time // until when the server is not asked what it has shown
+	busy    time.Time // until when the server gets but a glance to say what it has shown
 	status  desktop.AgentStatus
 	changed chan struct{} // closed, and replaced, with each change of status
 }
@@ -222,17 +223,30 @@ func (s *screen) display() (Display, error) {
 // client has grabbed it, delays that by little.
 func (s *screen) shown(ctx context.Context) {
 	s.mu.Lock()
-	display, busy := s.current, time.Now().Before(s.busy)
+	display, wait := s.current, shownWait
+	if time.Now().Before(s.busy) {
+		wait = shownGlance
+	}
 	s.mu.Unlock()
-	if display == nil || busy {
+	if display == nil {
 		return
 	}
-	limited, cancel := context.WithTimeout(ctx, shownWait)
+	limited, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	if display.Shown(limited) != nil && ctx.Err() == nil {
-		s.mu.Lock()
+	err := display.Shown(limited)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil && wait == shownWait {
+		s.log.Warn("the X server does not say that it has shown what it drew; a picture may be older than what was done", "waited", wait)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		s.busy = time.Time{}
+	case wait == shownWait:
 		s.busy = time.Now().Add(shownPause)
-		s.mu.Unlock()
 	}
 }
 

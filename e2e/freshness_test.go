@@ -100,6 +100,7 @@ func TestPicturesAreFresh(t *testing.T) {
 	slices.Sort(took)
 	t.Logf("%d of %d pictures were stale; a picture took %v, of a hundred the slowest %v", stale, rounds, took[rounds/2], took[rounds*99/100])
 	if stale > 0 {
-		t.Errorf("%d of %d pictures were stale", stale, rounds)
+		t.Errorf("%d of %d pictures were stale; the agent says:\n%s", stale, rounds,
+			g.root(t, "journalctl -b -u bureau-agent --no-pager | grep 'does not say' | tail -n 20"))
 	}
 }
