@@ -125,7 +125,7 @@ func (a *appliance) things(t *testing.T) string {
 // A host with too little of everything refuses what there is no room for and leaves nothing of it; a
 // guest that fills the disk waits, visibly, and goes on by itself; one that nobody uses is stopped.
 func TestCrampedHost(t *testing.T) {
-	own(t, 1)
+	own(t)
 	a, pool, data := cramped(t)
 	post := func(path string, body any) reply {
 		t.Helper()

@@ -395,7 +395,7 @@ func TestChatSurvivesAgent(t *testing.T) {
 
 // The guest is booted anew in the middle of a turn, which waits for it and goes on.
 func TestChatSurvivesReboot(t *testing.T) {
-	own(t, 1)
+	own(t)
 	g := minimal(t, "chatty")
 	const name = "/tmp/chat-reboot"
 	server := g.scripted(t, model.Gemini,

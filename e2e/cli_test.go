@@ -18,7 +18,7 @@ import (
 // a user does, by address and key; "admin" before a command makes it the operator's, on the
 // administration socket.
 func TestCommandLine(t *testing.T) {
-	own(t, 1)
+	own(t)
 	needMinimal(t)
 	bin := filepath.Join(t.TempDir(), "bin")
 	if err := os.Mkdir(bin, 0o755); err != nil {

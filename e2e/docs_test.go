@@ -45,7 +45,7 @@ func example(t *testing.T, document, section string) string {
 
 // What the README tells a newcomer to do works as it stands there.
 func TestTourOfTheREADME(t *testing.T) {
-	own(t, 1)
+	own(t)
 	folder := t.TempDir()
 	script := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", example(t, "README.md", "A tour")+"\necho \"$id\" >id\n")
 	script.Dir = folder

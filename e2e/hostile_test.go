@@ -33,7 +33,7 @@ var (
 // asking things of it. It loses its own readiness and nothing else: serve's memory stays what it was,
 // and a neighbour does not notice. When the true agent is back, all is as before.
 func TestHostileGuest(t *testing.T) {
-	own(t, 2)
+	own(t)
 	// An appliance of its own, whose memory nobody else uses.
 	a := lab.sister(t, prefix+"-foe", "tiers: {shared: {vcpus: 2, memory: 1GiB, disk: 6GiB}, small: {vcpus: 2, memory: 1GiB, disk: 6GiB}}\n")
 	a.live(t)

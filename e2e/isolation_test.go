@@ -305,7 +305,7 @@ func awaitClosed(t *testing.T, g guestNet, address string) {
 }
 
 func TestNetworkIsolation(t *testing.T) {
-	own(t, 2)
+	own(t)
 	guests := minimals(t, "nat", "nat", "isolated")
 	left, right, isolated := guests[0].onNetwork(t, "nat"), guests[1].onNetwork(t, "nat"), guests[2].onNetwork(t, "isolated")
 	nat := left.network

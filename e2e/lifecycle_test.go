@@ -36,15 +36,18 @@ func (g *guest) domain() string { return g.prefix + "-" + g.id }
 
 // The whole life of a desktop, beside another's guest that notices nothing of it.
 func TestLife(t *testing.T) {
-	own(t, 1)
+	own(t)
 	foreignBefore := virsh(t, "dumpxml", foreign)
 	g := minimal(t, "life")
 
-	s, err := g.desktop(t.Context(), g.id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.Name != "life" || s.Network != "isolated" || s.BootStage != "ready" || s.IPAddress == "" {
+	var s state
+	eventually(t, patience, func() (err error) { // the agent may be ready before the network is
+		if s, err = g.desktop(t.Context(), g.id); err == nil && s.IPAddress == "" {
+			err = errors.New("the desktop has no address")
+		}
+		return err
+	})
+	if s.Name != "life" || s.Network != "isolated" || s.BootStage != "ready" {
 		t.Errorf("%+v", s)
 	}
 	if host := strings.TrimSpace(g.sh(t, "cat /proc/sys/kernel/hostname")); host != "life" {
@@ -257,7 +260,7 @@ func TestServeIsUnprivileged(t *testing.T) {
 // What a guest does by itself is seen as it happens: a reboot, which makes it boot again for those who
 // look, and a panic, which turns it off.
 func TestGuestRebootsAndPanics(t *testing.T) {
-	own(t, 1)
+	own(t)
 	g := minimal(t, "by itself")
 	boot := g.bootID(t)
 	g.sh(t, "echo kept >~/kept; sync")

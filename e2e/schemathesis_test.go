@@ -183,7 +183,7 @@ func TestSchemathesis(t *testing.T) {
 	if err != nil {
 		t.Fatalf("schemathesis cannot be had, and nothing of this was tested (%s=1 allows that): %v", offlineVariable, err)
 	}
-	own(t, 1)
+	own(t)
 	// An appliance of its own, whose goroutines and files nobody else uses.
 	a := lab.sister(t, prefix+"-api", "tiers: {shared: {vcpus: 1, memory: 1GiB, disk: 6GiB}, fuzz: {vcpus: 1, memory: 1GiB, disk: 6GiB, desktops: 3}}\nfailureLimit: 0\nscreenIdle: 30s\n")
 	a.live(t)

@@ -11,22 +11,20 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 )
 
 // Turns. A guest leaves processors idle for much of its life, so tests run beside each other: those of
-// the shared desktop one after another, and those with desktops of their own as many as there are
-// slots. What ends serve runs before them, alone, and what ends libvirtd when nobody else needs it.
+// the shared desktop one after another, and beside them, one after another, those with desktops of their
+// own. That is two guests for the two processors of a small machine; with more, all took as long, and
+// what waited for a starved guest waited in vain. What ends serve runs before them, alone, and what ends
+// libvirtd when nobody else needs it.
 
 var (
 	// screen is held by the test that uses the shared desktop.
 	screen sync.Mutex
-	// slots are how many desktops of their own the tests have under way.
-	slots = semaphore.NewWeighted(slotCount)
+	// others is held by the test that has desktops of its own.
+	others sync.Mutex
 )
-
-const slotCount = 2
 
 // everyoneMayWait lets all tests wait for their turns at once, unless the flag -parallel says otherwise.
 func everyoneMayWait() error {
@@ -65,22 +63,22 @@ func withoutLibvirt(t *testing.T) *guest {
 			t.Fatal(t.Context().Err())
 		}
 	}
-	t.Cleanup(func() { slots.Release(slotCount); screen.Unlock() })
+	t.Cleanup(func() { others.Unlock(); screen.Unlock() })
 	return alone(t)
 }
 
-// everything takes the shared desktop, all slots and the lock on the file, when all are free. Who waited
+// everything takes the shared desktop, the others' turn and the lock on the file, when all are free. Who waited
 // for one with another in hand would hold all others up.
 func everything(f *os.File) bool {
 	if !screen.TryLock() {
 		return false
 	}
-	if !slots.TryAcquire(slotCount) {
+	if !others.TryLock() {
 		screen.Unlock()
 		return false
 	}
 	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-		slots.Release(slotCount)
+		others.Unlock()
 		screen.Unlock()
 		return false
 	}
@@ -122,14 +120,12 @@ func (g *guest) usable(ctx context.Context) error {
 	return g.settled(ctx)
 }
 
-// own waits for the turn of a test that has desktops of its own, so many of them under way at once.
-func own(t testing.TB, desktops int64) {
+// own waits for the turn of a test that has desktops of its own.
+func own(t testing.TB) {
 	t.Helper()
 	beside(t)
-	if err := slots.Acquire(t.Context(), desktops); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { slots.Release(desktops) })
+	others.Lock()
+	t.Cleanup(others.Unlock)
 	timed(t)
 }
 
