@@ -90,12 +90,14 @@ func lately(before, now float64) float64 { return (1-yieldWeight)*before + yield
 
 // told notes what the hypervisor was told.
 func (y *yielding) told(id string, yields bool) {
+	if !yields {
+		delete(y.yields, id)
+		return
+	}
 	if y.yields == nil {
 		y.yields = map[string]bool{}
 	}
-	if y.yields[id] = yields; !yields {
-		delete(y.yields, id)
-	}
+	y.yields[id] = true
 }
 
 // shareProcessors makes machines yield that use more of the processors than others.
