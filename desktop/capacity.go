@@ -177,8 +177,9 @@ func (m *Manager) takenBeside(id, owner string, counts func(k *keeper, has, on b
 	return taken
 }
 
-// everyPlace counts all that have one.
+// everyPlace counts all that have one, everyOn those that have taken it.
 func everyPlace(_ *keeper, has, _ bool) bool { return has }
+func everyOn(_ *keeper, _, on bool) bool     { return on }
 
 // Host tells what this host has, what of it is promised and what is free.
 func (m *Manager) Host(ctx context.Context) (HostState, error) {

@@ -112,7 +112,7 @@ func (m *Manager) shareProcessors() {
 			return
 		case <-ticker.C:
 		}
-		if m.machinesOn() < 2 && len(y.yields) == 0 {
+		if m.takenBeside("", "", everyOn).running < 2 && len(y.yields) == 0 {
 			continue // there is nobody to yield to
 		}
 		use, err := m.machines.Processors(m.ctx)
@@ -136,17 +136,4 @@ func (m *Manager) shareProcessors() {
 			}
 		}
 	}
-}
-
-// machinesOn is how many machines are on.
-func (m *Manager) machinesOn() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	n := 0
-	for _, k := range m.keepers {
-		if _, on := k.place(); on {
-			n++
-		}
-	}
-	return n
 }

@@ -67,8 +67,8 @@ func withoutLibvirt(t *testing.T) *guest {
 	return alone(t)
 }
 
-// everything takes the shared desktop, the others' turn and the lock on the file, when all are free. Who waited
-// for one with another in hand would hold all others up.
+// everything takes the shared desktop, the others' turn and the lock on the file, when all are free. Who
+// waited for one with another in hand would hold all others up.
 func everything(f *os.File) bool {
 	if !screen.TryLock() {
 		return false
