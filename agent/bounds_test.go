@@ -202,8 +202,9 @@ func TestEndlessOutput(t *testing.T) {
 	}
 }
 
-// Output is valid UTF-8 within the bound, however it is cut and whatever becomes longer in it.
-func TestKeptText(t *testing.T) {
+// Output is valid UTF-8 within the bound, however it is cut and whatever becomes longer in it. Raw it is
+// left as it is.
+func TestKeptOutput(t *testing.T) {
 	for _, c := range []struct{ pieces, want string }{
 		{"a|b", "ab"},
 		{"a\xe2\x82|\xac", "a€"},
@@ -212,7 +213,7 @@ func TestKeptText(t *testing.T) {
 		{"a\xff|", "a\uFFFD"},
 		{"end\xf0\x9f", "end\uFFFD"},
 	} {
-		var k keptText
+		var k keptOutput
 		for piece := range strings.SplitSeq(c.pieces, "|") {
 			k.add([]byte(piece))
 		}
@@ -220,12 +221,22 @@ func TestKeptText(t *testing.T) {
 			t.Errorf("%q is %q, full %t", c.pieces, got, k.full)
 		}
 	}
-	var k keptText
+	var k keptOutput
 	for range desktop.MaxExecOutput / 1000 {
 		k.add(bytes.Repeat([]byte("\xffa"), 500))
 	}
 	if text := k.end(); !k.full || len(text) > desktop.MaxExecOutput || len(text) < desktop.MaxExecOutput-4 || !utf8.ValidString(text) {
 		t.Errorf("%d bytes, full %t", len(text), k.full)
+	}
+	// Raw it is what it was, as far as there is room.
+	raw := keptOutput{raw: true}
+	piece := bytes.Repeat([]byte("\xff\xe2\x82a"), 999)
+	for range desktop.MaxExecOutput/len(piece) + 1 {
+		raw.add(piece)
+	}
+	whole := bytes.Repeat(piece, desktop.MaxExecOutput/len(piece)+1)[:desktop.MaxExecOutput]
+	if got := raw.end(); !raw.full || got != string(whole) {
+		t.Errorf("raw, %d bytes are kept of %d, full %t", len(got), len(whole), raw.full)
 	}
 }
 

@@ -248,7 +248,7 @@ func (r *runner) start(command desktop.Exec, who account, env map[string]string,
 		*o.at, *o.end = &output{stream: o.name, pipe: reader}, writer
 	}
 	var input *os.File
-	if command.Stdin != "" {
+	if len(command.Stdin) > 0 {
 		reader, writer, err := pipe()
 		if err != nil {
 			return nil, err
@@ -313,11 +313,11 @@ func memoryFile(text string) (*os.File, error) {
 }
 
 // feed writes a command's standard input. What a command does not read is nobody's fault.
-func feed(input *os.File, text string) (stop func()) {
+func feed(input *os.File, content []byte) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		io.WriteString(input, text)
+		input.Write(content)
 		input.Close()
 	}()
 	return func() {

@@ -470,7 +470,7 @@ func (s *session) Exec(ctx context.Context, command desktop.Exec, output func(de
 	defer func() { ending(answered) }()
 
 	var written [3]int
-	var kept [3]keptText
+	kept := [3]keptOutput{chunkStdout: {raw: command.Raw}, chunkStderr: {raw: command.Raw}}
 	dropped, truncated := 0, false
 	buf := make([]byte, maxChunk)
 	for {
@@ -515,38 +515,49 @@ func (s *session) Exec(ctx context.Context, command desktop.Exec, output func(de
 	}
 }
 
-// keptText is output that is kept: valid UTF-8 of at most MaxExecOutput bytes, however it was cut into
-// pieces. It is made valid as it comes and lies in blocks, so that there is neither a second copy of it
-// nor memory that it has grown out of, until it is asked for as a whole.
-type keptText struct {
+// keptOutput is output that is kept: at most MaxExecOutput bytes, and unless it is raw, valid UTF-8,
+// however it was cut into pieces. It is made valid as it comes and lies in blocks, so that there is
+// neither a second copy of it nor memory that it has grown out of, until it is asked for as a whole.
+type keptOutput struct {
+	raw    bool
 	blocks [][]byte
 	size   int
 	held   []byte // the beginning of a character
 	full   bool   // something was dropped
 }
 
-func (k *keptText) add(piece []byte) {
+func (k *keptOutput) add(piece []byte) {
+	if k.raw {
+		k.put(piece)
+		return
+	}
 	piece = append(k.held, piece...)
 	whole := wholeRunes(piece)
 	k.put(piece[:whole])
 	k.held = bytes.Clone(piece[whole:])
 }
 
-func (k *keptText) put(piece []byte) {
-	valid := bytes.ToValidUTF8(piece, []byte("\uFFFD"))
-	if room := desktop.MaxExecOutput - k.size; len(valid) > room {
-		valid, k.full = valid[:wholeRunes(valid[:room])], true
+func (k *keptOutput) put(piece []byte) {
+	if !k.raw {
+		piece = bytes.ToValidUTF8(piece, []byte("\uFFFD"))
 	}
-	k.size += len(valid)
+	if room := desktop.MaxExecOutput - k.size; len(piece) > room {
+		k.full = true
+		if !k.raw {
+			room = wholeRunes(piece[:room])
+		}
+		piece = piece[:room]
+	}
+	k.size += len(piece)
 	if last := len(k.blocks) - 1; last >= 0 && len(k.blocks[last]) < maxChunk {
-		k.blocks[last] = append(k.blocks[last], valid...)
-	} else if len(valid) > 0 {
-		k.blocks = append(k.blocks, bytes.Clone(valid))
+		k.blocks[last] = append(k.blocks[last], piece...)
+	} else if len(piece) > 0 {
+		k.blocks = append(k.blocks, bytes.Clone(piece))
 	}
 }
 
-// end is the whole text.
-func (k *keptText) end() string {
+// end is the whole output.
+func (k *keptOutput) end() string {
 	k.put(k.held) // it never became a character
 	var text strings.Builder
 	text.Grow(k.size)

@@ -329,13 +329,22 @@ func TestExec(t *testing.T) {
 		t.Errorf("got %+v", result)
 	}
 	b.into(b.do("POST", "/v1/desktops/dt-1/bash", `{"script":"a\nb"}`), 200, &result)
+	b.into(b.do("POST", "/v1/desktops/dt-1/exec", `{"command":"ls","stdin":"/wBh","encoding":"base64"}`), 200, &result)
+	if result.Stdout != base64.StdEncoding.EncodeToString([]byte("out: ls\n")) {
+		t.Errorf("in base64, stdout is %q", result.Stdout)
+	}
 	want := []desktop.Exec{
-		{Script: "ls", Cwd: "/tmp", Env: map[string]string{"A": "b"}, Stdin: "in", Timeout: 1500 * time.Millisecond, User: "root"},
+		{Script: "ls", Cwd: "/tmp", Env: map[string]string{"A": "b"}, Stdin: []byte("in"), Timeout: 1500 * time.Millisecond, User: "root"},
 		{Script: "a\nb", Bash: true, Timeout: desktop.DefaultExecTimeout},
+		{Script: "ls", Stdin: []byte("\xff\x00a"), Timeout: desktop.DefaultExecTimeout, Raw: true},
 	}
 	if got := b.Ran(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
+	if p := b.problem(b.do("POST", "/v1/desktops/dt-1/exec", `{"command":"ls","stdin":"not base64","encoding":"base64"}`), 400); !strings.Contains(p["error"].(string), "stdin: ") {
+		t.Errorf("stdin that is not base64: %v", p)
+	}
+	b.problem(b.do("POST", "/v1/desktops/dt-1/exec", `{"command":"ls","encoding":"latin1"}`), 400)
 }
 
 func TestExecStreams(t *testing.T) {
@@ -356,6 +365,14 @@ func TestExecStreams(t *testing.T) {
 		"event: result\ndata: {\"stdout\":\"\",\"stderr\":\"\",\"exitCode\":7,\"durationMs\":0,\"timedOut\":false,\"truncated\":false}\n\n"
 	if string(got.body) != want || got.Header.Get("Content-Type") != "text/event-stream" {
 		t.Errorf("got %q\nwant %q", got.body, want)
+	}
+	got = b.do("POST", "/v1/desktops/dt-1/exec", `{"command":"x","encoding":"base64"}`, "Accept: text/event-stream")
+	want = "event: stdout\ndata: {\"data\":\"Z3LD\"}\n\n" +
+		"event: stderr\ndata: {\"data\":\"b2gK\"}\n\n" +
+		"event: stdout\ndata: {\"data\":\"vMOf/w==\"}\n\n" +
+		"event: stdout\ndata: {\"data\":\"4oI=\"}\n\n"
+	if !strings.HasPrefix(string(got.body), want) {
+		t.Errorf("in base64 got %q\nwant %q", got.body, want)
 	}
 	// Before the first output a failure has its status, after it it is an event.
 	for _, first := range []string{"", "some"} {

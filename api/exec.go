@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ type Setting struct {
 	Cwd       string            `json:"cwd,omitempty" maxLength:"4096" doc:"Where to run; the user's home by default"`
 	Env       map[string]string `json:"env,omitempty" maxProperties:"1000" doc:"Environment variables on top of the desktop session's"`
 	Stdin     string            `json:"stdin,omitempty" doc:"What is there to read on standard input"`
+	Encoding  string            `json:"encoding,omitempty" enum:"utf-8,base64" default:"utf-8" doc:"How stdin, stdout and stderr are written: as text, in which bytes that are not UTF-8 are replaced, or in base64, which keeps every byte"`
 	TimeoutMs int64             `json:"timeoutMs,omitempty" minimum:"1" maximum:"86400000" default:"60000" doc:"When to end it with all that it has started"`
 	User      string            `json:"user,omitempty" maxLength:"64" doc:"The desktop's user by default"`
 }
@@ -41,6 +43,9 @@ type (
 		Setting
 	}
 )
+
+// encodingBase64 is the encoding that keeps every byte.
+const encodingBase64 = "base64"
 
 // command makes the domain's of it.
 func (g Setting) command(name, script string, bash bool) (desktop.Exec, error) {
@@ -60,7 +65,19 @@ func (g Setting) command(name, script string, bash bool) (desktop.Exec, error) {
 			return fault("env", "%q cannot be a variable", shorten(variable))
 		}
 	}
-	return desktop.Exec{Script: script, Bash: bash, Cwd: g.Cwd, Env: g.Env, Stdin: g.Stdin,
+	var stdin []byte
+	raw := g.Encoding == encodingBase64
+	switch {
+	case g.Stdin == "":
+	case !raw:
+		stdin = []byte(g.Stdin)
+	default:
+		var err error
+		if stdin, err = base64.StdEncoding.DecodeString(g.Stdin); err != nil {
+			return fault("stdin", "is not the base64 that encoding says: %v", err)
+		}
+	}
+	return desktop.Exec{Script: script, Bash: bash, Cwd: g.Cwd, Env: g.Env, Stdin: stdin, Raw: raw,
 		Timeout: time.Duration(g.TimeoutMs) * time.Millisecond, User: g.User}, nil
 }
 
@@ -76,7 +93,7 @@ func (s *Server) execRoutes() {
 			Summary: summary,
 			Description: description + "\n\nA non-zero exit code is a 200. Output beyond 8 MiB of each stream is dropped, and `truncated` says so. " +
 				"With `Accept: text/event-stream` the output arrives as it is produced: events `stdout` and `stderr`, each with " +
-				"`{\"data\": \"…\"}`, and at the end `result`, which is the answer without the output, or `error`, which is a problem document.",
+				"`{\"data\": \"…\"}` (with `encoding` `base64` each in base64 by itself), and at the end `result`, which is the answer without the output, or `error`, which is a problem document.",
 			MaxBodyBytes: largeBodyLimit,
 			Errors:       []int{http.StatusConflict},
 			Responses: map[string]*huma.Response{"200": {
@@ -122,15 +139,15 @@ func (s *Server) run(id string, command desktop.Exec) *bodyAnswer {
 		w := humagin.Unwrap(ctx).Writer
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusOK)
-		if err := writeResult(w, result); err != nil {
+		if err := writeResult(w, result, command.Raw); err != nil {
 			exchangeOf(ctx.Context()).log.DebugContext(ctx.Context(), "the answer was not sent", "error", err)
 		}
 	}}
 }
 
-// writeResult writes a result in JSON, its output a piece at a time: in JSON it may be six times as
-// long, and what there is of it is the guest's to say.
-func writeResult(w io.Writer, result desktop.ExecResult) error {
+// writeResult writes a result in JSON, its output as text or in base64, a piece at a time: in JSON it may
+// be six times as long, and what there is of it is the guest's to say.
+func writeResult(w io.Writer, result desktop.ExecResult, raw bool) error {
 	outputs := []struct{ name, text string }{{"stdout", result.Stdout}, {"stderr", result.Stderr}}
 	result.Stdout, result.Stderr = "", ""
 	rest, err := json.Marshal(result)
@@ -143,6 +160,12 @@ func writeResult(w io.Writer, result desktop.ExecResult) error {
 		empty := fmt.Sprintf("%q:%q", o.name, "")
 		rest = bytes.Replace(rest, []byte(empty+","), nil, 1)
 		out.WriteString(strings.TrimSuffix(empty, `"`))
+		if raw {
+			encoder := base64.NewEncoder(base64.StdEncoding, out)
+			io.WriteString(encoder, o.text)
+			encoder.Close()
+			o.text = ""
+		}
 		for text := o.text; text != ""; {
 			n := min(len(text), 32<<10)
 			for n < len(text) && !utf8.RuneStart(text[n]) {
@@ -198,9 +221,11 @@ func (s *Server) stream(ctx huma.Context, id string, command desktop.Exec) {
 			}
 		}
 	})
-	var pieces = map[desktop.Stream]*runes{desktop.Stdout: {}, desktop.Stderr: {}}
+	pieces := map[desktop.Stream]*runes{desktop.Stdout: {}, desktop.Stderr: {}}
 	result, err := s.desktops.Exec(within, callerOf(ctx.Context()), id, command, func(stream desktop.Stream, data []byte) {
-		if rest := pieces[stream]; rest != nil {
+		if command.Raw {
+			events.send(string(stream), map[string][]byte{"data": data}) // in JSON, base64
+		} else if rest := pieces[stream]; rest != nil {
 			if text := rest.add(data); text != "" {
 				events.send(string(stream), map[string]string{"data": text})
 			}

@@ -21,7 +21,7 @@ func TestWriteResult(t *testing.T) {
 		{Stdout: "\xffbroken\xe2\x82", Stderr: strings.Repeat("\x80", 100_000)},
 	} {
 		var out bytes.Buffer
-		if err := writeResult(&out, want); err != nil {
+		if err := writeResult(&out, want, false); err != nil {
 			t.Fatal(err)
 		}
 		whole, err := json.Marshal(want)
@@ -37,6 +37,15 @@ func TestWriteResult(t *testing.T) {
 		}
 		if strings.Count(out.String(), `"exitCode"`) != 1 || out.Bytes()[out.Len()-1] != '\n' {
 			t.Errorf("it ends with %q", out.Bytes()[max(0, out.Len()-100):])
+		}
+		// In base64, as encoding/json has it of bytes.
+		out.Reset()
+		if err := writeResult(&out, want, true); err != nil {
+			t.Fatal(err)
+		}
+		var raw struct{ Stdout, Stderr []byte }
+		if err := json.Unmarshal(out.Bytes(), &raw); err != nil || string(raw.Stdout) != want.Stdout || string(raw.Stderr) != want.Stderr {
+			t.Errorf("%.100q: %v", out.Bytes(), err)
 		}
 	}
 }

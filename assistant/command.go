@@ -129,7 +129,7 @@ func (t *turn) runCommand(ctx context.Context) error {
 			}
 		}
 	}
-	result, err := t.work.Exec(ctx, desktop.Exec{Script: script, Bash: true, Stdin: textOf(message), Env: env, Timeout: t.prompt.Timeout}, follow.output)
+	result, err := t.work.Exec(ctx, desktop.Exec{Script: script, Bash: true, Stdin: []byte(textOf(message)), Env: env, Timeout: t.prompt.Timeout}, follow.output)
 	if ctx.Err() != nil {
 		follow.end()
 		return context.Cause(ctx)

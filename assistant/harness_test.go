@@ -444,7 +444,7 @@ func (d *desk) Exec(ctx context.Context, _ desktop.Caller, _ string, command des
 	within, cancel := context.WithTimeout(ctx, command.Timeout)
 	defer cancel()
 	run := exec.CommandContext(within, shell, "-c", command.Script)
-	run.Dir, run.Stdin = d.home, strings.NewReader(command.Stdin)
+	run.Dir, run.Stdin = d.home, bytes.NewReader(command.Stdin)
 	run.Env = []string{"HOME=" + d.home, "PATH=" + d.home + "/bin:" + os.Getenv("PATH")}
 	for name, value := range command.Env {
 		run.Env = append(run.Env, name+"="+value)

@@ -305,7 +305,7 @@ func (t *turn) read(ctx context.Context, call model.Call, path string) (string, 
 
 // write makes a text a file's whole content, at once.
 func (t *turn) write(ctx context.Context, call model.Call, path, text string) outcome {
-	result, err := t.work.Exec(ctx, desktop.Exec{Script: writeScript, Stdin: text, Timeout: fileTimeout,
+	result, err := t.work.Exec(ctx, desktop.Exec{Script: writeScript, Stdin: []byte(text), Timeout: fileTimeout,
 		Env: map[string]string{"PATH_OF_FILE": path}}, nil)
 	if err != nil {
 		return t.mishap(ctx, call, err)

@@ -70,6 +70,12 @@ func TestScripts(t *testing.T) {
 			env.Setenv("SOCKET", socket)
 			env.Setenv("NOSOCKET", filepath.Join(dir, "none.sock"))
 			env.Setenv("BUREAU_CONFIG_NONE", filepath.Join(dir, "none"))
+			// What a script's own files cannot hold.
+			for name, content := range map[string]string{"bytes": "\xff\x00\n\xc3", "bytes-after-out": "out\n\xff\x00\n\xc3"} {
+				if err := os.WriteFile(filepath.Join(env.WorkDir, name), []byte(content), 0o600); err != nil {
+					return err
+				}
+			}
 			return os.WriteFile(fake.log, nil, 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "database": makeDatabase, "recorded": recorded, "held": held},
@@ -383,7 +389,14 @@ func (f *fakeAppliance) exec(w http.ResponseWriter, r *http.Request, body []byte
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
-	io.WriteString(w, ": alive\n\nevent: stdout\ndata: {\"data\":\"out\\n\"}\n\nevent: stderr\ndata: {\"data\":\"err\\n\"}\n\n")
+	if in.Encoding != "base64" {
+		problemJSON(w, 400, "text that arrives in pieces is not what every byte needs", "")
+		return
+	}
+	io.WriteString(w, ": alive\n\nevent: stdout\ndata: {\"data\":\"b3V0Cg==\"}\n\nevent: stderr\ndata: {\"data\":\"ZXJyCg==\"}\n\n")
+	if in.Command == "cat" {
+		fmt.Fprintf(w, "event: stdout\ndata: {\"data\":%q}\n\n", in.Stdin)
+	}
 	switch in.Command {
 	case "cut":
 	case "lost":

@@ -3,6 +3,7 @@ package cmd
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -23,9 +25,13 @@ type execBody struct {
 	Cwd       string            `json:"cwd,omitempty"`
 	Env       map[string]string `json:"env,omitempty"`
 	Stdin     string            `json:"stdin,omitempty"`
+	Encoding  string            `json:"encoding,omitempty"`
 	TimeoutMs int               `json:"timeoutMs,omitempty"`
 	User      string            `json:"user,omitempty"`
 }
+
+// maxStdin is how much standard input, in base64, has room in a request beside its command.
+const maxStdin = 1400 << 10
 
 // execFlags are what exec and bash have in common.
 type execFlags struct {
@@ -69,11 +75,13 @@ func (a *app) desktopExec() *cobra.Command {
 		Long: `Run a command in the desktop, as its user, with its display. What it writes to standard
 output and standard error comes out here as it is written, and its exit code is this
 command's (see "bureau help exit-codes"). One argument is a line for the shell; several
-are a program and its arguments, which the shell leaves as they are.`,
+are a program and its arguments, which the shell leaves as they are. Every byte of the
+output, and with -i of the input, passes as it is, so that files pass too.`,
 		Example: `  bureau desktop exec demo -- uname -a
   bureau desktop exec demo -- 'ps aux | wc -l'
   bureau desktop exec demo --user root --timeout 10m -- apt-get install -y gimp
-  bureau desktop exec demo -i -- wc -c <file`,
+  bureau desktop exec demo -i -- wc -c <file
+  bureau desktop exec demo -- tar cz Documents >documents.tar.gz`,
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			a.wrapsExit = true
@@ -83,7 +91,7 @@ are a program and its arguments, which the shell leaves as they are.`,
 			}
 			body.Command = shellWords(args[1:])
 			if flags.input {
-				if body.Stdin, err = a.readInput(desktop.MaxExecOutput); err != nil {
+				if body.Stdin, err = a.readInput(maxStdin); err != nil {
 					return err
 				}
 			}
@@ -127,8 +135,16 @@ func (a *app) desktopBash() *cobra.Command {
 	return c
 }
 
-// execute runs a command: as a stream for people, as one answer with --json.
+// execute runs a command: as a stream of bytes for people, as one answer, in text, with --json.
 func (a *app) execute(ctx context.Context, argument, route string, body execBody) error {
+	switch {
+	case !utf8.ValidString(body.Script):
+		return usage("the script is not UTF-8")
+	case a.json && !utf8.ValidString(body.Stdin):
+		return usage("standard input is not UTF-8, which JSON has no room for: leave --json out, or hand it on in base64")
+	case !a.json:
+		body.Encoding, body.Stdin = "base64", base64.StdEncoding.EncodeToString([]byte(body.Stdin))
+	}
 	r, path, err := a.onDesktop(ctx, argument)
 	if err != nil {
 		return err
@@ -190,7 +206,7 @@ func (a *app) relay(stream io.Reader) (desktop.ExecResult, error) {
 		switch event.name {
 		case "stdout", "stderr":
 			var chunk struct {
-				Data string `json:"data"`
+				Data []byte `json:"data"` // in JSON, base64
 			}
 			if err := json.Unmarshal(event.data, &chunk); err != nil {
 				return desktop.ExecResult{}, fmt.Errorf("event %s: %w", event.name, err)
@@ -199,7 +215,7 @@ func (a *app) relay(stream io.Reader) (desktop.ExecResult, error) {
 			if event.name == "stderr" {
 				to = a.err
 			}
-			if _, err := io.WriteString(to, chunk.Data); err != nil {
+			if _, err := to.Write(chunk.Data); err != nil {
 				return desktop.ExecResult{}, err
 			}
 		case "result":

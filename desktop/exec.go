@@ -17,14 +17,16 @@ type Exec struct {
 	Bash    bool              `json:"bash,omitempty"`
 	Cwd     string            `json:"cwd,omitempty"` // the user's home by default
 	Env     map[string]string `json:"env,omitempty"` // on top of the desktop session's
-	Stdin   string            `json:"stdin,omitempty"`
+	Stdin   []byte            `json:"stdin,omitempty"`
 	Timeout time.Duration     `json:"timeout,omitempty"` // DefaultExecTimeout when 0
 	User    string            `json:"user,omitempty"`    // the desktop's user by default
+	// Raw keeps the bytes of the result's output as they are. Without it what is not UTF-8 is replaced.
+	Raw bool `json:"-"`
 }
 
 // ExecResult is how a command ended. A non-zero exit code is not an error.
 type ExecResult struct {
-	Stdout     string  `json:"stdout" doc:"What it wrote to standard output; bytes that are not UTF-8 are replaced"`
+	Stdout     string  `json:"stdout" doc:"What it wrote to standard output; as text, bytes that are not UTF-8 are replaced"`
 	Stderr     string  `json:"stderr"`
 	ExitCode   int     `json:"exitCode" doc:"Exit code of the shell; 128 plus the signal when a signal ended it"`
 	Signal     string  `json:"signal,omitempty" doc:"The signal that ended it, such as KILL"`

@@ -36,6 +36,7 @@ func TestExec(t *testing.T) {
 		{"sudo", "exec", map[string]any{"command": "sudo -n id -u"}, "0\n", "", 0, ""},
 		{"the display", "exec", map[string]any{"command": "xdpyinfo >/dev/null && echo $DISPLAY"}, ":0\n", "", 0, ""},
 		{"not UTF-8", "exec", map[string]any{"command": `printf 'a\377b'`}, "a\ufffdb", "", 0, ""},
+		{"every byte", "exec", map[string]any{"command": "cat; printf '\\200' >&2", "stdin": "/wAKww==", "encoding": "base64"}, "/wAKww==", "gA==", 0, ""},
 		{"a script", "bash", map[string]any{"script": "set -euo pipefail\nfor i in {1..3}; do\n  echo \"line $i\"\ndone\n[[ abc == a* ]] && exit 3\n"},
 			"line 1\nline 2\nline 3\n", "", 3, ""},
 		{"a script with a here document", "bash", map[string]any{"script": "cat <<'END'\n$HOME `x` 'quoted' \"twice\"\nEND\n"}, "$HOME `x` 'quoted' \"twice\"\n", "", 0, ""},

@@ -48,7 +48,7 @@ func commandTools() []tool {
 				}
 				var result desktop.ExecResult
 				err = c.during(ctx, limit, "the script runs", func() (err error) {
-					result, err = c.client.Exec(ctx, id, desktop.Exec{Bash: true, Script: in.Script, Cwd: in.Cwd, Stdin: in.Stdin, User: in.User, Timeout: limit}, nil)
+					result, err = c.client.Exec(ctx, id, desktop.Exec{Bash: true, Script: in.Script, Cwd: in.Cwd, Stdin: []byte(in.Stdin), User: in.User, Timeout: limit}, nil)
 					return err
 				})
 				if err != nil {
