@@ -21,6 +21,10 @@ type (
 		Role  desktop.Role `json:"role,omitempty" enum:"admin,user" default:"user"`
 		Tier  string       `json:"tier,omitempty" maxLength:"64" doc:"The configured default when absent"`
 	}
+	UserUpdate struct {
+		Role *desktop.Role `json:"role,omitempty" enum:"admin,user"`
+		Tier *string       `json:"tier,omitempty" minLength:"1" maxLength:"64" doc:"For what is made from now on; desktops stay as large as they are"`
+	}
 	KeyDraft struct {
 		User         string               `json:"user" minLength:"1" maxLength:"254" doc:"Id or e-mail address of the key's user"`
 		Name         string               `json:"name,omitempty" maxLength:"100" doc:"What the key is for"`
@@ -77,6 +81,20 @@ func (s *Server) adminRoutes() {
 		}
 		user, err := s.accounts.CreateUser(ctx, in.Body.Email, in.Body.Role, in.Body.Tier)
 		did(ctx).Target, did(ctx).TargetName = user.ID, in.Body.Email
+		return &userAnswer{user}, err
+	})
+
+	type userUpdateInput struct {
+		ID   string `path:"id" maxLength:"254" doc:"The user's id or e-mail address" example:"usr-4m2k8x6q"`
+		Body UserUpdate
+	}
+	register(s, operator, huma.Operation{
+		OperationID: "updateUser", Method: http.MethodPatch, Path: "/v1/admin/users/{id}", Tags: []string{tagOperator},
+		Summary: "Change a user", Description: "What is absent stays as it is. The last administrator stays one.",
+		Errors: []int{http.StatusNotFound, http.StatusConflict},
+	}, func(ctx context.Context, in *userUpdateInput) (*userAnswer, error) {
+		user, err := s.accounts.UpdateUser(ctx, in.ID, desktop.UserChange{Role: in.Body.Role, Tier: in.Body.Tier})
+		did(ctx).Target, did(ctx).TargetName = cmp.Or(user.ID, in.ID), user.Email
 		return &userAnswer{user}, err
 	})
 

@@ -29,6 +29,7 @@ var goodBodies = map[string]string{
 	"POST /v1/desktops/{id}/approvals/{approvalId}": `{"approve":true}`,
 	"POST /v1/chat/completions":                     `{"model":"bureau/dt-1","messages":[{"role":"user","content":"hello"}]}`,
 	"POST /v1/admin/users":                          `{"email":"new@example.org"}`,
+	"PATCH /v1/admin/users/{id}":                    `{"tier":"pro"}`,
 	"POST /v1/admin/keys":                           `{"user":"usr-1"}`,
 	"POST /v1/admin/orphans/adopt":                  `{"machine":"bureau-dt-stranger"}`,
 	"PUT /v1/desktops/{id}/provider":                `{"provider":"anthropic","apiKey":"sk-ant-0123456789abcdef"}`,
@@ -102,6 +103,7 @@ var granted = map[string]rule{
 	"GET /v1/admin/host":         operator,
 	"GET /v1/admin/users":        operator,
 	"POST /v1/admin/users":       operator,
+	"PATCH /v1/admin/users/{id}": operator,
 	"GET /v1/admin/keys":         operator,
 	"POST /v1/admin/keys":        operator,
 	"DELETE /v1/admin/keys/{id}": operator,
@@ -284,7 +286,10 @@ func TestOperator(t *testing.T) {
 			body = `{"name":"new","owner":"usr-2"}`
 		}
 		id := "dt-2"
-		if strings.HasPrefix(path, "/v1/admin") {
+		switch {
+		case strings.HasPrefix(path, "/v1/admin/users"):
+			id = "usr-1"
+		case strings.HasPrefix(path, "/v1/admin"):
 			id = "key-1"
 		}
 		if strings.HasSuffix(path, "/chat/cancel") {

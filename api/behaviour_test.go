@@ -496,6 +496,21 @@ func TestAdministration(t *testing.T) {
 	if w := b.asLocal("POST", "/v1/admin/users", `{"email":"ada@example.org"}`); w.Code != 409 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
+	for _, name := range []string{user.ID, "ada@example.org"} {
+		var changed desktop.User
+		w := b.asLocal("PATCH", "/v1/admin/users/"+name, `{"tier":"pro"}`)
+		if err := json.Unmarshal(w.Body.Bytes(), &changed); err != nil || w.Code != 200 || changed.Tier != "pro" || changed.Role != user.Role || changed.ID != user.ID {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+	}
+	for body, status := range map[string]int{`{"role":"king"}`: 400, `{"email":"b@example.org"}`: 400, `{"tier":""}`: 400} {
+		if w := b.asLocal("PATCH", "/v1/admin/users/"+user.ID, body); w.Code != status {
+			t.Errorf("%s: %d %s", body, w.Code, w.Body)
+		}
+	}
+	if w := b.asLocal("PATCH", "/v1/admin/users/usr-none", `{"tier":"pro"}`); w.Code != 404 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
 	for body, status := range map[string]int{
 		`{"user":"ada@example.org","capabilities":["desktop:fly"]}`:     400,
 		`{"user":"ada@example.org","capabilities":[{"a":1},{"a":1}]}`:   400,

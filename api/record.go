@@ -83,6 +83,7 @@ var recorded = map[string]recording{
 	"removeOrphan": {"volume.remove", true},
 
 	"createUser": {"user.create", true},
+	"updateUser": {"user.update", true},
 	"createKey":  {"key.create", true},
 	"revokeKey":  {"key.revoke", true},
 }

@@ -94,6 +94,7 @@ type Accounts interface {
 	// expired one.
 	Authenticate(ctx context.Context, secret string) (desktop.Caller, error)
 	CreateUser(ctx context.Context, email string, role desktop.Role, tier string) (desktop.User, error)
+	UpdateUser(ctx context.Context, user string, change desktop.UserChange) (desktop.User, error)
 	Users(ctx context.Context) ([]desktop.User, error)
 	// CreateKey makes a key; its secret is returned this once.
 	CreateKey(ctx context.Context, user, name string, capabilities []desktop.Capability, expiresAt *time.Time) (key desktop.Key, secret string, err error)

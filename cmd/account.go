@@ -53,37 +53,53 @@ func (a *app) meCommand() *cobra.Command {
 
 func (a *app) userCommand() *cobra.Command {
 	var role, tier string
+	save := func(c *cobra.Command, method, path string, body map[string]string) error {
+		if role != "" {
+			body["role"] = role
+		}
+		if tier != "" {
+			body["tier"] = tier
+		}
+		r, err := a.remote()
+		if err != nil {
+			return err
+		}
+		var raw json.RawMessage
+		if err := r.call(c.Context(), request{method: method, path: path, body: body}, &raw); err != nil {
+			return err
+		}
+		if a.json {
+			return a.printJSON(raw)
+		}
+		users, err := decodeList[desktop.User]([]json.RawMessage{raw})
+		if err != nil {
+			return err
+		}
+		return a.facts("id", users[0].ID, "e-mail", users[0].Email, "role", string(users[0].Role), "tier", users[0].Tier)
+	}
 	create := &cobra.Command{
 		Use: "create E-MAIL", Short: "Add a user", Args: cobra.ExactArgs(1),
 		Example: "  sudo bureau user create anna@example.org --tier pro",
 		RunE: func(c *cobra.Command, args []string) error {
-			body := map[string]string{"email": args[0]}
-			if role != "" {
-				body["role"] = role
-			}
-			if tier != "" {
-				body["tier"] = tier
-			}
-			r, err := a.remote()
-			if err != nil {
-				return err
-			}
-			var raw json.RawMessage
-			if err := r.call(c.Context(), request{method: http.MethodPost, path: adminUsers, body: body}, &raw); err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(raw)
-			}
-			users, err := decodeList[desktop.User]([]json.RawMessage{raw})
-			if err != nil {
-				return err
-			}
-			return a.facts("id", users[0].ID, "e-mail", users[0].Email, "role", string(users[0].Role), "tier", users[0].Tier)
+			return save(c, http.MethodPost, adminUsers, map[string]string{"email": args[0]})
 		},
 	}
 	create.Flags().StringVar(&role, "role", "", "user or admin (default user)")
 	create.Flags().StringVar(&tier, "tier", "", "how many and how large desktops they may have (default: the configured one)")
+	set := &cobra.Command{
+		Use: "set USER", Short: "Change a user's role or tier", Args: cobra.ExactArgs(1),
+		Long: `Change a user, named by id or e-mail address, from the next request on. Desktops that there
+are stay as large as they were made. To lock somebody out, revoke their keys.`,
+		Example: "  sudo bureau user set anna@example.org --tier max",
+		RunE: func(c *cobra.Command, args []string) error {
+			if role == "" && tier == "" {
+				return usage("there is nothing to change: say --role or --tier")
+			}
+			return save(c, http.MethodPatch, adminUsers+"/"+url.PathEscape(args[0]), map[string]string{})
+		},
+	}
+	set.Flags().StringVar(&role, "role", "", "user or admin")
+	set.Flags().StringVar(&tier, "tier", "", "how many and how large desktops they may have")
 	list := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List users", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -109,7 +125,7 @@ func (a *app) userCommand() *cobra.Command {
 			return a.table([]string{"ID", "E-MAIL", "ROLE", "TIER", "CREATED"}, rows)
 		},
 	}
-	return group("user", "Manage users", "Manage users. This needs the administration socket.", create, list)
+	return group("user", "Manage users", "Manage users. This needs the administration socket.", create, list, set)
 }
 
 func (a *app) keyCommand() *cobra.Command {
@@ -288,14 +304,42 @@ func lastUse(k desktop.Key) string {
 }
 
 func (a *app) keyRevoke() *cobra.Command {
-	return &cobra.Command{
-		Use: "revoke KEY-ID", Short: "Make a key useless, at once and for good", Args: cobra.ExactArgs(1),
+	var user string
+	c := &cobra.Command{
+		Use: "revoke KEY-ID…", Short: "Make keys useless, at once and for good",
+		Example: `  sudo bureau key revoke key-9t3w5z7b
+  sudo bureau key revoke --user anna@example.org`,
 		RunE: func(c *cobra.Command, args []string) error {
+			if (len(args) == 0) == (user == "") {
+				return usage("say which keys: their ids, or --user for all of a user's")
+			}
 			r, err := a.remote()
 			if err != nil {
 				return err
 			}
-			return r.call(c.Context(), request{method: http.MethodDelete, path: adminKeys + "/" + url.PathEscape(args[0])}, nil)
+			if user != "" {
+				raw, err := r.list(c.Context(), adminKeys, url.Values{"user": {user}})
+				if err != nil {
+					return err
+				}
+				keys, err := decodeList[desktop.Key](raw)
+				if err != nil {
+					return err
+				}
+				for _, key := range keys {
+					if key.RevokedAt == nil {
+						args = append(args, key.ID)
+					}
+				}
+			}
+			for _, id := range args {
+				if err := r.call(c.Context(), request{method: http.MethodDelete, path: adminKeys + "/" + url.PathEscape(id)}, nil); err != nil {
+					return fmt.Errorf("%s: %w", id, err)
+				}
+			}
+			return nil
 		},
 	}
+	c.Flags().StringVar(&user, "user", "", "all keys of this user, by id or e-mail address")
+	return c
 }

@@ -279,6 +279,10 @@ func (f *fakeAppliance) serve(w http.ResponseWriter, r *http.Request, local bool
 		answer(`[{"id":"usr-0","email":"anna@example.org","role":"user","tier":"free","createdAt":"2026-01-02T03:04:05Z"},{"id":"usr-1","email":"root@localhost","role":"admin","tier":"max","createdAt":"2026-01-02T03:04:05Z"}]`)
 	case "POST /v1/admin/users":
 		answer(`{"id":"usr-2","email":"new@example.org","role":"user","tier":"pro","createdAt":"2026-01-02T03:04:05Z"}`)
+	case "PATCH /v1/admin/users/anna@example.org":
+		answer(`{"id":"usr-0","email":"anna@example.org","role":"user","tier":"max","createdAt":"2026-01-02T03:04:05Z"}`)
+	case "DELETE /v1/admin/keys/key-2":
+		answer(`{"id":"key-2","userId":"usr-1","name":"ci","prefix":"sk_live_cd","capabilities":[],"createdAt":"2026-01-02T03:04:05Z","expiresAt":null,"lastUsedAt":null,"revokedAt":"2026-01-03T00:00:00Z"}`)
 	case "GET /v1/admin/keys":
 		answer(`[{"id":"key-1","userId":"usr-1","name":"ci","prefix":"sk_live_ab","capabilities":["desktop:read"],"createdAt":"2026-01-02T03:04:05Z","expiresAt":null,"lastUsedAt":null,"revokedAt":null},
 			{"id":"key-2","userId":"usr-1","name":"ci","prefix":"sk_live_cd","capabilities":["desktop:read"],"createdAt":"2026-01-02T03:04:05Z","expiresAt":"2026-01-03T00:00:00Z","lastUsedAt":null,"revokedAt":null},

@@ -23,6 +23,12 @@ type User struct {
 	CreatedAt time.Time `json:"createdAt"`
 }
 
+// UserChange is what of a user is to be changed; what is nil stays as it is.
+type UserChange struct {
+	Role *Role
+	Tier *string
+}
+
 // Capability is something that a key allows.
 type Capability string
 

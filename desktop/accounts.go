@@ -99,10 +99,7 @@ func (a *Accounts) CreateUser(ctx context.Context, email string, role Role, tier
 	if err != nil || address.Address != email || len(email) > 254 {
 		return User{}, Errorf(Invalid, "email %q is not an e-mail address", truncate(email, 80))
 	}
-	if role != RoleAdmin && role != RoleUser {
-		return User{}, Errorf(Invalid, "role %q is neither admin nor user", role)
-	}
-	if _, err := findTier(a.tiers, tier); err != nil {
+	if err := a.checkUser(role, tier); err != nil {
 		return User{}, err
 	}
 	user := User{ID: "usr-" + randomBase32(10), Email: email, Role: role, Tier: tier, CreatedAt: now()}
@@ -110,6 +107,34 @@ func (a *Accounts) CreateUser(ctx context.Context, email string, role Role, tier
 		return User{}, err
 	}
 	return user, nil
+}
+
+func (a *Accounts) checkUser(role Role, tier string) error {
+	if role != RoleAdmin && role != RoleUser {
+		return Errorf(Invalid, "role %q is neither admin nor user", role)
+	}
+	_, err := findTier(a.tiers, tier)
+	return err
+}
+
+// UpdateUser changes a user, named by id or e-mail address, from the next request on. Desktops stay as
+// large as they were made, and nobody is asked to give one back. It is Conflict when no administrator
+// would be left.
+func (a *Accounts) UpdateUser(ctx context.Context, user string, change UserChange) (User, error) {
+	found, err := a.FindUser(ctx, user)
+	if err != nil {
+		return User{}, err
+	}
+	return a.store.UpdateUser(ctx, found.ID, func(u *User) error {
+		if change.Role != nil {
+			u.Role = *change.Role
+		}
+		if change.Tier == nil {
+			return a.checkUser(u.Role, a.defaultTier) // the user's own may be one that the configuration had once
+		}
+		u.Tier = *change.Tier
+		return a.checkUser(u.Role, u.Tier)
+	})
 }
 
 // Users lists all users.

@@ -120,6 +120,33 @@ func TestKeyRequests(t *testing.T) {
 	}
 }
 
+func TestUpdateUser(t *testing.T) {
+	bea := User{ID: "usr-bea", Role: RoleUser, Tier: "free"}
+	retired := User{ID: "usr-retired", Role: RoleUser, Tier: "of former times"}
+	accounts := NewAccounts(newMemoryStore(bea, retired), testTiers, "free")
+	role := func(r Role) *Role { return &r }
+	tier := func(t string) *string { return &t }
+	for _, c := range []struct {
+		user   string
+		change UserChange
+		want   User // its role and tier
+		code   Code
+	}{
+		{bea.ID, UserChange{Tier: tier(testTiers[1].Name)}, User{Role: RoleUser, Tier: testTiers[1].Name}, ""},
+		{bea.ID, UserChange{Role: role(RoleAdmin)}, User{Role: RoleAdmin, Tier: testTiers[1].Name}, ""},
+		{bea.ID, UserChange{}, User{Role: RoleAdmin, Tier: testTiers[1].Name}, ""},
+		{retired.ID, UserChange{Role: role(RoleAdmin)}, User{Role: RoleAdmin, Tier: retired.Tier}, ""},
+		{bea.ID, UserChange{Role: role("king")}, User{}, Invalid},
+		{bea.ID, UserChange{Tier: tier("huge")}, User{}, Invalid},
+		{"usr-nobody", UserChange{Role: role(RoleUser)}, User{}, NotFound},
+	} {
+		got, err := accounts.UpdateUser(t.Context(), c.user, c.change)
+		if (c.code == "") != (err == nil) || err != nil && CodeOf(err) != c.code || got.Role != c.want.Role || got.Tier != c.want.Tier {
+			t.Errorf("%s %+v: %+v, %v", c.user, c.change, got, err)
+		}
+	}
+}
+
 // FuzzAuthenticate tries anything as a key: only the one that was made opens anything, and all else is
 // told the same.
 func FuzzAuthenticate(f *testing.F) {

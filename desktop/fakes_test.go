@@ -97,6 +97,17 @@ func (s *memoryStore) Users(context.Context) ([]User, error) {
 	return slices.Collect(maps.Values(s.users)), nil
 }
 
+func (s *memoryStore) UpdateUser(_ context.Context, id string, change func(*User) error) (User, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.users[id]
+	if err := change(&u); err != nil {
+		return User{}, err
+	}
+	s.users[id] = u
+	return u, nil
+}
+
 func (s *memoryStore) User(_ context.Context, id string) (User, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

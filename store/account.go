@@ -41,6 +41,38 @@ func (s *Store) InsertUser(ctx context.Context, u desktop.User) error {
 	return nil
 }
 
+func (s *Store) UpdateUser(ctx context.Context, id string, change func(*desktop.User) error) (desktop.User, error) {
+	var u desktop.User
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		var err error
+		if u, err = scanUser(tx.QueryRowContext(ctx, `SELECT `+userColumns+` FROM users WHERE users.id = ?`, id)); err != nil {
+			return err
+		}
+		was := u.Role
+		if err := change(&u); err != nil {
+			return err
+		}
+		if was == desktop.RoleAdmin && u.Role != was {
+			var others bool
+			if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM users WHERE role = ? AND id <> ?)`, was, id).Scan(&others); err != nil {
+				return err
+			}
+			if !others {
+				return desktop.Errorf(desktop.Conflict, "%s is the last administrator: make another one first", u.Email)
+			}
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE users SET role = ?, tier = ? WHERE id = ?`, u.Role, u.Tier, id)
+		return err
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		return desktop.User{}, desktop.Errorf(desktop.NotFound, "there is no user %s", id)
+	}
+	if err != nil {
+		return desktop.User{}, fmt.Errorf("change user %s: %w", id, err)
+	}
+	return u, nil
+}
+
 func (s *Store) User(ctx context.Context, id string) (desktop.User, error) {
 	return s.user(ctx, id, `users.id = ?`)
 }

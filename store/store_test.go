@@ -252,10 +252,28 @@ func TestUsers(t *testing.T) {
 	if got, err := s.Users(t.Context()); err != nil || !slices.Equal(got, []desktop.User{one, two}) {
 		t.Errorf("got %+v, %v", got, err)
 	}
+	changed, err := s.UpdateUser(t.Context(), "usr-2", func(u *desktop.User) error {
+		u.Role, u.Tier = desktop.RoleAdmin, "pro"
+		return nil
+	})
+	two.Role, two.Tier = desktop.RoleAdmin, "pro"
+	if got, _ := s.User(t.Context(), "usr-2"); err != nil || changed != two || got != two {
+		t.Errorf("got %+v and %+v, %v", changed, got, err)
+	}
+	resign := func(u *desktop.User) error { u.Role = desktop.RoleUser; return nil }
+	_, err = s.UpdateUser(t.Context(), "usr-2", resign)
+	wantCode(t, err, desktop.Conflict)
+	_, err = s.UpdateUser(t.Context(), "usr-2", func(u *desktop.User) error { u.Tier = "max"; return desktop.Errorf(desktop.Invalid, "no") })
+	wantCode(t, err, desktop.Invalid)
+	if got, _ := s.User(t.Context(), "usr-2"); got != two {
+		t.Errorf("refused changes made it %+v", got)
+	}
+	_, err = s.UpdateUser(t.Context(), "usr-9", resign)
+	wantCode(t, err, desktop.NotFound)
 	again := one
 	again.ID, again.Email = "usr-3", "usr-1@example.org"
 	wantCode(t, s.InsertUser(t.Context(), again), desktop.Conflict)
-	_, err := s.User(t.Context(), "usr-3")
+	_, err = s.User(t.Context(), "usr-3")
 	wantCode(t, err, desktop.NotFound)
 	_, err = s.UserByEmail(t.Context(), "nobody@example.org")
 	wantCode(t, err, desktop.NotFound)

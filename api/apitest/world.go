@@ -617,6 +617,26 @@ func (w *World) CreateUser(_ context.Context, email string, role desktop.Role, t
 	return u, nil
 }
 
+func (w *World) UpdateUser(_ context.Context, user string, change desktop.UserChange) (desktop.User, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.enter("UpdateUser"); err != nil {
+		return desktop.User{}, err
+	}
+	u, err := w.user(user)
+	if err != nil {
+		return desktop.User{}, err
+	}
+	if change.Role != nil {
+		u.Role = *change.Role
+	}
+	if change.Tier != nil {
+		u.Tier = *change.Tier
+	}
+	w.users[slices.IndexFunc(w.users, func(other desktop.User) bool { return other.ID == u.ID })] = u
+	return u, nil
+}
+
 func (w *World) Users(context.Context) ([]desktop.User, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

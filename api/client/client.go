@@ -609,6 +609,11 @@ func (c *Client) CreateUser(ctx context.Context, email string, role desktop.Role
 	return get[desktop.User](ctx, c, http.MethodPost, "/v1/admin/users", api.UserRequest{Email: email, Role: role, Tier: tier})
 }
 
+// UpdateUser changes a user, named by id or e-mail address; what is nil in change stays as it is.
+func (c *Client) UpdateUser(ctx context.Context, user string, change desktop.UserChange) (desktop.User, error) {
+	return get[desktop.User](ctx, c, http.MethodPatch, "/v1/admin/users/"+url.PathEscape(user), api.UserUpdate{Role: change.Role, Tier: change.Tier})
+}
+
 // Keys lists a user's keys, or everybody's for "".
 func (c *Client) Keys(ctx context.Context, user string) ([]desktop.Key, error) {
 	path := "/v1/admin/keys"

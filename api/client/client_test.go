@@ -219,6 +219,10 @@ func TestOperatorOnTheSocket(t *testing.T) {
 		if err != nil || user.Role != desktop.RoleUser {
 			t.Fatalf("%+v, %v", user, err)
 		}
+		tier := "pro"
+		if changed, err := c.UpdateUser(ctx, user.Email, desktop.UserChange{Tier: &tier}); err != nil || changed.Tier != tier || changed.ID != user.ID {
+			t.Fatalf("%+v, %v", changed, err)
+		}
 		key, err := c.CreateKey(ctx, user.ID, "test", nil, nil)
 		if err != nil || key.Secret == "" {
 			t.Fatalf("%+v, %v", key, err)

@@ -140,6 +140,10 @@ func (s Store) InsertUser(ctx context.Context, user desktop.User) error {
 	return act(s.M, "InsertUser", func() error { return s.Store.InsertUser(ctx, user) })
 }
 
+func (s Store) UpdateUser(ctx context.Context, id string, change func(*desktop.User) error) (desktop.User, error) {
+	return call(s.M, "UpdateUser", func() (desktop.User, error) { return s.Store.UpdateUser(ctx, id, change) })
+}
+
 func (s Store) InsertKey(ctx context.Context, key desktop.Key, hash []byte) error {
 	return act(s.M, "InsertKey", func() error { return s.Store.InsertKey(ctx, key, hash) })
 }
