@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -278,6 +279,13 @@ func (a *app) imageRemove() *cobra.Command {
 				return err
 			}
 			defer store.Close()
+			list, err := store.List(c.Context())
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(list, func(i desktop.Image) bool { return i.Name == args[0] }) {
+				return desktop.Errorf(desktop.NotFound, "there is no image %q; bureau image list shows those that there are", args[0])
+			}
 			if err := store.Remove(c.Context(), args[0]); err != nil {
 				return err
 			}

@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	err := root.ExecuteContext(ctx)
+	called, err := root.ExecuteContextC(ctx)
 	var exit exitCode
 	switch {
 	case err == nil:
@@ -63,7 +63,11 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		err, code = errors.New("interrupted"), exitInterrupted
 	}
 	fmt.Fprintf(errOut, "bureau: %s\n", oneLine(err))
-	if !a.running {
+	switch {
+	case a.running:
+	case called.Runnable() && !called.HasSubCommands():
+		fmt.Fprintf(errOut, "Usage: %s\nAdd --help to see more.\n", called.UseLine())
+	default:
 		fmt.Fprintln(errOut, `Run "bureau help" to see what there is, or add --help to a command.`)
 	}
 	return code
