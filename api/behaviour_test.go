@@ -235,11 +235,14 @@ func TestSettling(t *testing.T) {
 		if acted.Settled == nil || *acted.Settled == c.restless || acted.WaitedMs == nil || *acted.WaitedMs <= 0 || (acted.Screenshot != nil) != c.picture {
 			t.Errorf("%s: answered %+v", c.body, acted)
 		}
+		if known := acted.StillMs != nil; known == c.restless || known && (*acted.StillMs < 120 || *acted.StillMs > 60_000) {
+			t.Errorf("%s: stillMs is %v", c.body, acted.StillMs)
+		}
 	}
 	before := len(b.Settles())
 	var plain map[string]any
 	b.into(b.do("POST", path+"click", `{"screenshot":true,"settleMs":0}`), 200, &plain)
-	if _, told := plain["settled"]; told || plain["waitedMs"] != nil {
+	if _, told := plain["settled"]; told || plain["waitedMs"] != nil || plain["stillMs"] != nil {
 		t.Errorf("nothing was asked to settle, and the answer is %v", plain)
 	}
 	if got := b.Settles()[before:]; len(got) != 1 || got[0] != 0 {

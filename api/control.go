@@ -116,11 +116,18 @@ type Acted struct {
 type Rest struct {
 	Settled  *bool    `json:"settled,omitempty" doc:"Whether the display had come to rest in time"`
 	WaitedMs *float64 `json:"waitedMs,omitempty" doc:"How long that was waited for, in milliseconds"`
+	StillMs  *float64 `json:"stillMs,omitempty" doc:"How long the display had been still when the answer was ready, in milliseconds; absent where that is not known"`
 }
 
+// restOf is taken when all else of the answer is there.
 func restOf(sight desktop.Sight) Rest {
-	waited := float64(sight.Waited.Microseconds()) / 1000
-	return Rest{&sight.Settled, &waited}
+	waited := inMs(sight.Waited)
+	rest := Rest{Settled: &sight.Settled, WaitedMs: &waited}
+	if !sight.Changed.IsZero() {
+		still := inMs(time.Since(sight.Changed))
+		rest.StillMs = &still
+	}
+	return rest
 }
 
 type actedAnswer struct {
@@ -226,13 +233,13 @@ func (s *Server) act(ctx context.Context, id string, action desktop.Action, afte
 		return nil, afterwards(err)
 	}
 	answer := &actedAnswer{Acted{Acted: *acted}}
-	if settle > 0 {
-		answer.Body.Rest = restOf(sight)
-	}
 	if wanted != nil {
 		if answer.Body.Screenshot, err = s.screenshot(id, sight.Frame, *wanted); err != nil {
 			return nil, afterwards(err)
 		}
+	}
+	if settle > 0 {
+		answer.Body.Rest = restOf(sight)
 	}
 	return answer, nil
 }

@@ -35,7 +35,7 @@ type performance struct {
 
 	results []Result
 	acted   desktop.Acted
-	rest    Rest
+	rested  *desktop.Sight // the newest for which the display's coming to rest was waited for
 	// sight is the whole display as it is now; nil when something was done since it was seen.
 	sight *desktop.Sight
 }
@@ -93,7 +93,10 @@ func (s *Server) perform(ctx context.Context, id string, request *ActionsRequest
 	if done.Screenshot, err = p.last(ctx); err != nil {
 		return nil, p.problem(ctx, nil, dialect.Outcome{}, &failure{-1, completed, afterwards(err)})
 	}
-	done.Results, done.Rest = p.results, p.rest
+	done.Results = p.results
+	if p.rested != nil {
+		done.Rest = restOf(*p.rested)
+	}
 	done.Cursor, done.Display = p.acted.Cursor, p.acted.Display
 	done.TookMs = float64(time.Since(began).Microseconds()) / 1000
 	return done, nil
@@ -241,7 +244,7 @@ func (p *performance) look(ctx context.Context, steps []dialect.Step, inputs []d
 func (p *performance) saw(sight desktop.Sight, settle time.Duration) {
 	p.sight = &sight
 	if settle > 0 {
-		p.rest = restOf(sight)
+		p.rested = &sight
 	}
 }
 

@@ -63,6 +63,9 @@ type benchReport struct {
 	// link there and back. Encode is the encoder's part of a screenshot. Medians, in milliseconds.
 	HostClick float64 `json:"hostClickMs"`
 	Encode    float64 `json:"encodeMs"`
+	// Still is how long after the display's last change the picture of a menu was answered, the quiet time
+	// that tells that it was the last included; the median in milliseconds.
+	Still float64 `json:"stillMs"`
 	// StepDesktop is the desktop's part of a step of its agent, a click and the picture of what it has led
 	// to, the median in milliseconds; the loop's own is a measurement. StepUnmeasured says why there is
 	// neither.
@@ -145,6 +148,7 @@ func (a *app) printBench(r *benchReport) error {
 		fmt.Fprintf(a.out, "QEMU's own screendump was NOT MEASURED: %s\n", printable(r.DumpUnmeasured))
 	}
 	fmt.Fprintf(a.out, "of a click, %.1f ms are the host's and the link's; of a screenshot, %.1f ms the encoder's\n", r.HostClick, r.Encode)
+	fmt.Fprintf(a.out, "a menu was seen %.1f ms after the display's last change\n", r.Still)
 	_, err := fmt.Fprintf(a.out, "1,000 characters typed %d times, %d of them exact; screenshot and scrot show %s\n",
 		r.Typed, r.Exact, map[bool]string{true: "the same pixels", false: "DIFFERENT pixels"}[r.SamePixels])
 	return err
@@ -512,17 +516,24 @@ func sameColour(a, b image.Image, x, y int) bool {
 // and a picture.
 func (b *bench) menus(ctx context.Context, report *benchReport) error {
 	m := measurement{Name: "open a menu and see it", UsualWay: "click, 2 s pause, scrot"}
+	var stills []float64
 	shut := func() error {
 		_, err := b.post(ctx, "key", map[string]any{"key": "Escape", "settleMs": 3000}, nil)
 		return err
 	}
 	for i := range min(b.rounds, 10) {
-		var answer json.RawMessage
+		var answer struct {
+			StillMs    *float64        `json:"stillMs"`
+			Screenshot json.RawMessage `json:"screenshot"`
+		}
 		ms, err := b.post(ctx, "click", map[string]any{"x": benchX, "y": benchY, "button": "right", "screenshot": map[string]any{"settleMs": 5000}}, &answer)
 		if err != nil {
 			return err
 		}
 		m.API = append(m.API, ms)
+		if answer.StillMs != nil {
+			stills = append(stills, *answer.StillMs)
+		}
 		if err := shut(); err != nil {
 			return err
 		}
@@ -539,6 +550,7 @@ func (b *bench) menus(ctx context.Context, report *benchReport) error {
 			return err
 		}
 	}
+	report.Still = percentile(stills, 50)
 	report.Measurements = append(report.Measurements, m)
 	return nil
 }

@@ -37,6 +37,8 @@ type Sight struct {
 	// Settled says that the display had come to rest; otherwise the time was up, or none was given.
 	Settled bool
 	Waited  time.Duration
+	// Changed is when the display last changed in a way that counts; zero where that is not known.
+	Changed time.Time
 }
 
 // stillness keeps account of a display's changes. It is safe for concurrent use.
@@ -87,19 +89,20 @@ func same(a, b image.Rectangle) bool {
 }
 
 // since tells whether anything that counts has changed since then.
-func (s *stillness) since(then time.Time) bool {
+func (s *stillness) since(then time.Time) bool { return s.changed().After(then) }
+
+// changed is when something that counts last changed, zero for never.
+func (s *stillness) changed() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.last.After(then)
+	return s.last
 }
 
 // await returns when nothing that counts has changed for so long, counted from since at the earliest,
 // and whether that was so before the deadline.
 func (s *stillness) await(ctx context.Context, since, deadline time.Time, length time.Duration) (settled bool, err error) {
 	for {
-		s.mu.Lock()
-		quiet := s.last
-		s.mu.Unlock()
+		quiet := s.changed()
 		if quiet.Before(since) {
 			quiet = since
 		}
@@ -186,6 +189,7 @@ func (k *keeper) look(ctx context.Context, settle time.Duration, act func() erro
 		if sight.Settled, err = k.rest(ctx, still, deadline); err == nil {
 			sight.Frame, err = k.frame(ctx)
 		}
+		sight.Changed = still.changed()
 	} else {
 		sight.Frame, sight.Settled, err = k.pollStill(ctx, deadline)
 	}

@@ -135,6 +135,9 @@ func testActAndSee(t *testing.T, agents fakeAgents) {
 	if err != nil || acted == nil || !sight.Settled || sight.Frame.Serial != 11 || sight.Waited > 20*time.Second {
 		t.Errorf("%+v %+v %v", acted, sight, err)
 	}
+	if still := time.Since(sight.Changed); still < quietTime || still > 20*time.Second {
+		t.Errorf("the display has been still for %v", still)
+	}
 	// One that never stops is seen at the deadline.
 	done = paint(100, 10*time.Millisecond)
 	sight, err = a.See(t.Context(), ann, d.ID, 300*time.Millisecond)

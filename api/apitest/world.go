@@ -477,8 +477,9 @@ func (w *World) See(_ context.Context, caller desktop.Caller, id string, settle 
 	sight := desktop.Sight{Frame: w.Shown}
 	if settle > 0 {
 		sight.Settled, sight.Waited = !w.Restless, min(settle, 120*time.Millisecond)
+		sight.Changed = time.Now().Add(-sight.Waited)
 		if w.Restless {
-			sight.Waited = settle
+			sight.Waited, sight.Changed = settle, time.Time{}
 		}
 	}
 	return sight, nil
