@@ -380,7 +380,7 @@ func (f *fakeAppliance) exec(w http.ResponseWriter, r *http.Request, body []byte
 		problemJSON(w, 400, err.Error(), "")
 		return
 	}
-	result := `{"stdout":%q,"stderr":%q,"exitCode":%d,"durationMs":1,"timedOut":%v,"truncated":false}`
+	result := `{"stdout":%q,"stderr":%q,"exitCode":%d,"durationMs":1,"timedOut":%v,"truncated":` + fmt.Sprint(in.Command == "flood") + `}`
 	code, timedOut := 0, false
 	switch in.Command {
 	case "fail":

@@ -76,7 +76,8 @@ func (a *app) desktopExec() *cobra.Command {
 output and standard error comes out here as it is written, and its exit code is this
 command's (see "bureau help exit-codes"). One argument is a line for the shell; several
 are a program and its arguments, which the shell leaves as they are. Every byte of the
-output, and with -i of the input, passes as it is, so that files pass too.`,
+output, and with -i of the input, passes as it is, so that files pass too, of up to 8 MiB
+out of the desktop and 1.4 MiB into it.`,
 		Example: `  bureau desktop exec demo -- uname -a
   bureau desktop exec demo -- 'ps aux | wc -l'
   bureau desktop exec demo --user root --timeout 10m -- apt-get install -y gimp
@@ -182,7 +183,7 @@ func (a *app) execute(ctx context.Context, argument, route string, body execBody
 // ended turns the result into this program's own end.
 func (a *app) ended(result desktop.ExecResult) error {
 	if result.Truncated {
-		fmt.Fprintln(a.err, "bureau: output beyond the limit was dropped")
+		fmt.Fprintf(a.err, "bureau: output beyond %s was dropped\n", humanBytes(desktop.MaxExecOutput))
 	}
 	switch {
 	case result.TimedOut:
@@ -190,6 +191,8 @@ func (a *app) ended(result desktop.ExecResult) error {
 		return exitCode(exitTimedOut)
 	case result.ExitCode != 0:
 		return exitCode(result.ExitCode)
+	case result.Truncated && !a.json: // a script must not take what came out for all that the command wrote
+		return exitCode(exitWrapper)
 	}
 	return nil
 }

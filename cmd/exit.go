@@ -69,7 +69,8 @@ func exitCodesTopic() *cobra.Command {
   130  interrupted
 
 "bureau desktop exec" and "bureau desktop bash" end with the exit code of the command in
-the desktop instead: 124 when its time was up, 255 when bureau itself failed.
+the desktop instead: 124 when its time was up, 255 when bureau itself failed or could not
+pass on all of the output.
 
 "bureau doctor" ends with 1 when something is wrong with the host.`,
 	}
