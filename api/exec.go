@@ -161,28 +161,39 @@ func writeResult(w io.Writer, result desktop.ExecResult, raw bool) error {
 		rest = bytes.Replace(rest, []byte(empty+","), nil, 1)
 		out.WriteString(strings.TrimSuffix(empty, `"`))
 		if raw {
-			encoder := base64.NewEncoder(base64.StdEncoding, out)
-			io.WriteString(encoder, o.text)
-			encoder.Close()
-			o.text = ""
-		}
-		for text := o.text; text != ""; {
-			n := min(len(text), 32<<10)
-			for n < len(text) && !utf8.RuneStart(text[n]) {
-				n++
-			}
-			piece, err := json.Marshal(text[:n])
-			if err != nil {
-				return err
-			}
-			out.Write(piece[1 : len(piece)-1])
-			text = text[n:]
+			writeBase64(out, o.text)
+		} else if err := writeText(out, o.text); err != nil {
+			return err
 		}
 		out.WriteString(`",`)
 	}
 	out.Write(rest[1:])
 	out.WriteByte('\n')
 	return out.Flush()
+}
+
+// writeBase64 writes bytes as the inside of a JSON string. The writer keeps its error for Flush.
+func writeBase64(out *bufio.Writer, content string) {
+	encoder := base64.NewEncoder(base64.StdEncoding, out)
+	io.WriteString(encoder, content)
+	encoder.Close()
+}
+
+// writeText writes text as the inside of a JSON string. The writer keeps its error for Flush.
+func writeText(out *bufio.Writer, text string) error {
+	for text != "" {
+		n := min(len(text), 32<<10)
+		for n < len(text) && !utf8.RuneStart(text[n]) {
+			n++
+		}
+		piece, err := json.Marshal(text[:n])
+		if err != nil {
+			return err
+		}
+		out.Write(piece[1 : len(piece)-1])
+		text = text[n:]
+	}
+	return nil
 }
 
 // accepts tells whether an Accept header asks for a media type by name.

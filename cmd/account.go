@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,22 +29,16 @@ func (a *app) meCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var raw json.RawMessage
-			if err := r.call(c.Context(), request{method: http.MethodGet, path: "/v1/me"}, &raw); err != nil {
-				return err
-			}
-			if a.json {
-				return a.printJSON(raw)
-			}
-			var me struct {
+			type caller struct {
 				ID           string   `json:"id"`
 				Email        string   `json:"email"`
 				Role         string   `json:"role"`
 				Tier         string   `json:"tier"`
 				Capabilities []string `json:"capabilities"`
 			}
-			if err := json.Unmarshal(raw, &me); err != nil {
-				return fmt.Errorf("the appliance's answer is not what the API promises: %w", err)
+			me, shown, err := ask[caller](c.Context(), a, r, request{method: http.MethodGet, path: "/v1/me"})
+			if err != nil || shown {
+				return err
 			}
 			return a.facts("user", me.ID, "e-mail", me.Email, "role", me.Role, "tier", me.Tier,
 				"allowed", strings.Join(me.Capabilities, ", "))
@@ -64,18 +59,11 @@ func (a *app) userCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var raw json.RawMessage
-		if err := r.call(c.Context(), request{method: method, path: path, body: body}, &raw); err != nil {
+		user, shown, err := ask[desktop.User](c.Context(), a, r, request{method: method, path: path, body: body})
+		if err != nil || shown {
 			return err
 		}
-		if a.json {
-			return a.printJSON(raw)
-		}
-		users, err := decodeList[desktop.User]([]json.RawMessage{raw})
-		if err != nil {
-			return err
-		}
-		return a.facts("id", users[0].ID, "e-mail", users[0].Email, "role", string(users[0].Role), "tier", users[0].Tier)
+		return a.facts("id", user.ID, "e-mail", user.Email, "role", string(user.Role), "tier", user.Tier)
 	}
 	create := &cobra.Command{
 		Use: "create E-MAIL", Short: "Add a user", Args: cobra.ExactArgs(1),
@@ -222,22 +210,32 @@ func (r *remote) administrator(ctx context.Context) (string, error) {
 
 // revokeOthers revokes the keys that a new one takes the place of.
 func (r *remote) revokeOthers(ctx context.Context, made desktop.Key) error {
-	raw, err := r.list(ctx, adminKeys, url.Values{"user": {made.UserID}})
-	if err != nil {
-		return err
-	}
-	keys, err := decodeList[desktop.Key](raw)
+	keys, err := r.unrevokedKeys(ctx, made.UserID)
 	if err != nil {
 		return err
 	}
 	for _, k := range keys {
-		if k.Name == made.Name && k.ID != made.ID && k.RevokedAt == nil {
-			if err := r.call(ctx, request{method: http.MethodDelete, path: adminKeys + "/" + url.PathEscape(k.ID)}, nil); err != nil {
+		if k.Name == made.Name && k.ID != made.ID {
+			if err := r.revoke(ctx, k.ID); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// unrevokedKeys are those of a user that are not revoked.
+func (r *remote) unrevokedKeys(ctx context.Context, user string) ([]desktop.Key, error) {
+	raw, err := r.list(ctx, adminKeys, url.Values{"user": {user}})
+	if err != nil {
+		return nil, err
+	}
+	keys, err := decodeList[desktop.Key](raw)
+	return slices.DeleteFunc(keys, func(k desktop.Key) bool { return k.RevokedAt != nil }), err
+}
+
+func (r *remote) revoke(ctx context.Context, id string) error {
+	return r.call(ctx, request{method: http.MethodDelete, path: adminKeys + "/" + url.PathEscape(id)}, nil)
 }
 
 func capabilityNames(list []desktop.Capability) []string {
@@ -318,22 +316,16 @@ func (a *app) keyRevoke() *cobra.Command {
 				return err
 			}
 			if user != "" {
-				raw, err := r.list(c.Context(), adminKeys, url.Values{"user": {user}})
-				if err != nil {
-					return err
-				}
-				keys, err := decodeList[desktop.Key](raw)
+				keys, err := r.unrevokedKeys(c.Context(), user)
 				if err != nil {
 					return err
 				}
 				for _, key := range keys {
-					if key.RevokedAt == nil {
-						args = append(args, key.ID)
-					}
+					args = append(args, key.ID)
 				}
 			}
 			for _, id := range args {
-				if err := r.call(c.Context(), request{method: http.MethodDelete, path: adminKeys + "/" + url.PathEscape(id)}, nil); err != nil {
+				if err := r.revoke(c.Context(), id); err != nil {
 					return fmt.Errorf("%s: %w", id, err)
 				}
 			}

@@ -104,6 +104,21 @@ func decodeList[T any](raw []json.RawMessage) ([]T, error) {
 	return list, nil
 }
 
+// ask makes a request that is answered with one thing. With --json it is shown as it came.
+func ask[T any](ctx context.Context, a *app, r *remote, req request) (answer T, shown bool, err error) {
+	var raw json.RawMessage
+	if err := r.call(ctx, req, &raw); err != nil {
+		return answer, false, err
+	}
+	if a.json {
+		return answer, true, a.printJSON(raw)
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		return answer, false, fmt.Errorf("the appliance's answer is not what the API promises: %w", err)
+	}
+	return answer, false, nil
+}
+
 // onDesktop is what most commands begin with: the appliance and the desktop's path.
 func (a *app) onDesktop(ctx context.Context, argument string) (*remote, string, error) {
 	r, err := a.remote()

@@ -211,18 +211,10 @@ for and not shown. With --desktop the provider takes the place of the one that t
 
 // showProvider makes a request and prints the provider that it answers with.
 func (a *app) showProvider(ctx context.Context, r *remote, req request) error {
-	var raw json.RawMessage
-	if err := r.call(ctx, req, &raw); err != nil {
+	p, shown, err := ask[provider.Provider](ctx, a, r, req)
+	if err != nil || shown {
 		return err
 	}
-	if a.json {
-		return a.printJSON(raw)
-	}
-	list, err := decodeList[provider.Provider]([]json.RawMessage{raw})
-	if err != nil {
-		return err
-	}
-	p := list[0]
 	return a.facts("id", p.ID, "name", p.Name, "provider", string(p.Kind), "address", p.BaseURL, "model", p.Model,
 		"fallback model", p.FallbackModel, "fallback provider", p.FallbackProvider, "owner", p.Owner, "desktop", p.DesktopID, "key", shownKey(p))
 }

@@ -99,7 +99,10 @@ func (a *Accounts) CreateUser(ctx context.Context, email string, role Role, tier
 	if err != nil || address.Address != email || len(email) > 254 {
 		return User{}, Errorf(Invalid, "email %q is not an e-mail address", truncate(email, 80))
 	}
-	if err := a.checkUser(role, tier); err != nil {
+	if err := checkRole(role); err != nil {
+		return User{}, err
+	}
+	if _, err := findTier(a.tiers, tier); err != nil {
 		return User{}, err
 	}
 	user := User{ID: "usr-" + randomBase32(10), Email: email, Role: role, Tier: tier, CreatedAt: now()}
@@ -109,12 +112,11 @@ func (a *Accounts) CreateUser(ctx context.Context, email string, role Role, tier
 	return user, nil
 }
 
-func (a *Accounts) checkUser(role Role, tier string) error {
+func checkRole(role Role) error {
 	if role != RoleAdmin && role != RoleUser {
 		return Errorf(Invalid, "role %q is neither admin nor user", role)
 	}
-	_, err := findTier(a.tiers, tier)
-	return err
+	return nil
 }
 
 // UpdateUser changes a user, named by id or e-mail address, from the next request on. Desktops stay as
@@ -127,13 +129,19 @@ func (a *Accounts) UpdateUser(ctx context.Context, user string, change UserChang
 	}
 	return a.store.UpdateUser(ctx, found.ID, func(u *User) error {
 		if change.Role != nil {
+			if err := checkRole(*change.Role); err != nil {
+				return err
+			}
 			u.Role = *change.Role
 		}
-		if change.Tier == nil {
-			return a.checkUser(u.Role, a.defaultTier) // the user's own may be one that the configuration had once
+		// What stays may be a tier that the configuration had once.
+		if change.Tier != nil {
+			if _, err := findTier(a.tiers, *change.Tier); err != nil {
+				return err
+			}
+			u.Tier = *change.Tier
 		}
-		u.Tier = *change.Tier
-		return a.checkUser(u.Role, u.Tier)
+		return nil
 	})
 }
 

@@ -25,9 +25,9 @@ type Store interface {
 
 	// InsertUser keeps a user; a second one with the same e-mail address is Conflict.
 	InsertUser(ctx context.Context, user User) error
-	// UpdateUser changes a user's role and tier in one transaction and returns the user. An error of
-	// change leaves it as it was and is returned as it is. It is NotFound for an unknown id, and Conflict
-	// when no administrator would be left.
+	// UpdateUser changes a user's role and tier in one transaction and returns the user, who is left as
+	// they were by an error of change's. It is NotFound for an unknown id, and Conflict when no
+	// administrator would be left.
 	UpdateUser(ctx context.Context, id string, change func(*User) error) (User, error)
 	User(ctx context.Context, id string) (User, error)
 	UserByEmail(ctx context.Context, email string) (User, error)

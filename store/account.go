@@ -45,7 +45,7 @@ func (s *Store) UpdateUser(ctx context.Context, id string, change func(*desktop.
 	var u desktop.User
 	err := s.write(ctx, func(tx *sql.Tx) error {
 		var err error
-		if u, err = scanUser(tx.QueryRowContext(ctx, `SELECT `+userColumns+` FROM users WHERE users.id = ?`, id)); err != nil {
+		if u, err = readUser(ctx, tx, id, byID); err != nil {
 			return err
 		}
 		was := u.Role
@@ -64,9 +64,6 @@ func (s *Store) UpdateUser(ctx context.Context, id string, change func(*desktop.
 		_, err = tx.ExecContext(ctx, `UPDATE users SET role = ?, tier = ? WHERE id = ?`, u.Role, u.Tier, id)
 		return err
 	})
-	if errors.Is(err, sql.ErrNoRows) {
-		return desktop.User{}, desktop.Errorf(desktop.NotFound, "there is no user %s", id)
-	}
 	if err != nil {
 		return desktop.User{}, fmt.Errorf("change user %s: %w", id, err)
 	}
@@ -74,16 +71,18 @@ func (s *Store) UpdateUser(ctx context.Context, id string, change func(*desktop.
 }
 
 func (s *Store) User(ctx context.Context, id string) (desktop.User, error) {
-	return s.user(ctx, id, `users.id = ?`)
+	return readUser(ctx, s.reader, id, byID)
 }
 
 // UserByEmail finds a user by e-mail address, in capital or small letters.
 func (s *Store) UserByEmail(ctx context.Context, email string) (desktop.User, error) {
-	return s.user(ctx, email, `lower(users.email) = lower(?)`)
+	return readUser(ctx, s.reader, email, `lower(users.email) = lower(?)`)
 }
 
-func (s *Store) user(ctx context.Context, name, where string) (desktop.User, error) {
-	u, err := scanUser(s.reader.QueryRowContext(ctx, `SELECT `+userColumns+` FROM users WHERE `+where, name))
+const byID = `users.id = ?`
+
+func readUser(ctx context.Context, q querier, name, where string) (desktop.User, error) {
+	u, err := scanUser(q.QueryRowContext(ctx, `SELECT `+userColumns+` FROM users WHERE `+where, name))
 	if errors.Is(err, sql.ErrNoRows) {
 		return desktop.User{}, desktop.Errorf(desktop.NotFound, "there is no user %s", name)
 	}

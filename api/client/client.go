@@ -419,7 +419,8 @@ func (c *Client) Screenshot(ctx context.Context, id string, p api.Picture) (Shot
 }
 
 // Exec runs a command and waits for its end. output, when not nil, receives the output as it is
-// produced; Stdout and Stderr of the result are then empty.
+// produced; Stdout and Stderr of the result are then empty. Input and output pass as text, in which bytes
+// that are not UTF-8 are replaced: command.Raw does not reach the appliance.
 func (c *Client) Exec(ctx context.Context, id string, command desktop.Exec, output func(desktop.Stream, string)) (desktop.ExecResult, error) {
 	setting := api.Setting{Cwd: command.Cwd, Env: command.Env, Stdin: string(command.Stdin), TimeoutMs: command.Timeout.Milliseconds(), User: command.User}
 	verb, body := "exec", any(api.ExecRequest{Command: command.Script, Setting: setting})
