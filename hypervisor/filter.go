@@ -40,9 +40,18 @@ var never = []netip.Prefix{
 	netip.MustParsePrefix("224.0.0.0/3"),    // multicast, reserved, broadcast
 }
 
+// filters are what libvirt was told of the networks' filters. Host.networks guards them.
+type filters struct {
+	told map[string]string // by network: what it has taken last, "" when it has refused
+	// again is the last rule written twice, which changes nothing but that libvirt applies the filter.
+	again bool
+	// changed tells that running machines were given another filter.
+	changed bool
+}
+
 // filterXML is the filter of a network's desktops. hosts are what the host itself answers to, and
-// where its other guests are.
-func filterXML(name, network string, subnet netip.Prefix, hosts []netip.Prefix) (string, error) {
+// where its other guests are. With again the last rule is there twice.
+func filterXML(name, network string, subnet netip.Prefix, hosts []netip.Prefix, again bool) (string, error) {
 	first, _ := hostRange(subnet)
 	gateway := first.String()
 	filter := libvirtxml.NWFilter{Name: name, UUID: formatUUID(filterUUID(name)), Chain: "root"}
@@ -92,6 +101,10 @@ func filterXML(name, network string, subnet netip.Prefix, hosts []netip.Prefix) 
 	// Whatever else there is: IPv6, tagged frames, other protocols.
 	step()
 	rule("drop", "inout", libvirtxml.NWFilterRule{})
+	if again {
+		step()
+		rule("drop", "inout", libvirtxml.NWFilterRule{})
+	}
 	return filter.Marshal()
 }
 
@@ -173,75 +186,105 @@ func (h *Host) defineFilter(c *libvirt.Connect, network string, subnet netip.Pre
 	if err != nil {
 		return err
 	}
-	document, err := filterXML(name, network, subnet, append(closed, others...))
+	document, err := filterXML(name, network, subnet, append(closed, others...), h.filters.again)
 	if err != nil {
 		return err
 	}
+	if h.filters.told == nil {
+		h.filters.told = map[string]string{}
+	}
+	before, known := h.filters.told[network]
+	h.filters.told[network] = ""
 	filter, err := c.NWFilterDefineXML(document) // does nothing when it is so already
 	if err != nil {
 		return fmt.Errorf("define the filter of network %s: %w", name, err)
 	}
+	h.filters.told[network] = document
+	h.filters.changed = h.filters.changed || known && before != document
 	return filter.Free()
 }
 
-// refreshFilters makes the filters of all networks that there are fit the host's addresses.
-func (h *Host) refreshFilters(c *libvirt.Connect) error {
+// refreshFilters makes the filters of all networks that there are fit the host's addresses, and tells
+// whether they have changed since it was called last. With again libvirt applies them in any case.
+func (h *Host) refreshFilters(c *libvirt.Connect, again bool) (changed bool, err error) {
 	h.networks.Lock()
 	defer h.networks.Unlock()
+	if again {
+		h.filters.again = !h.filters.again
+	}
 	for _, network := range []string{desktop.NetworkNAT, desktop.NetworkIsolated} {
 		n, err := c.LookupNetworkByName(h.opts.networkName(network))
 		if isCode(err, libvirt.ERR_NO_NETWORK, libvirt.ERR_NO_SUPPORT) { // a session's daemon has none
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("find network %s: %w", h.opts.networkName(network), err)
+			return false, fmt.Errorf("find network %s: %w", h.opts.networkName(network), err)
 		}
 		_, subnet, err := readNetwork(n)
 		n.Free()
 		if err != nil {
-			return err
+			return false, err
 		}
 		if err := h.defineFilter(c, network, subnet); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	changed, h.filters.changed = h.filters.changed, false
+	return changed, nil
 }
 
-// How often the filters are looked at, whether or not the kernel has told of a change, and how soon
-// again when that failed.
+// How often the filters are looked at, whether or not the kernel has told of a change; how soon again
+// when that failed; and how soon after a change they are applied once more.
 const (
-	filterEvery = time.Minute
-	filterAgain = 2 * time.Second
+	filterEvery  = time.Minute
+	filterAgain  = 2 * time.Second
+	filterSettle = 10 * time.Second
 )
 
 // keepFilters makes the filters follow the host's addresses until the host is closed.
+//
+// A change is applied twice. libvirt puts a machine's new rules beside the old ones, and then the one in
+// the other's place. When somebody else changes the kernel's tables at that moment, ebtables fails, and
+// libvirt does not tell: it takes the filter for applied, and the old rules stay.
 func (h *Host) keepFilters() {
-	changed := make(chan struct{}, 1)
+	changes := make(chan struct{}, 1)
 	if socket, err := routesSocket(); err != nil {
 		h.log.Error("changes of the host's addresses are seen every minute only", "error", err)
 	} else {
 		context.AfterFunc(h.ctx, func() { socket.Close() })
 		h.wg.Go(func() {
-			if err := readRoutes(socket, changed); h.ctx.Err() == nil {
+			if err := readRoutes(socket, changes); h.ctx.Err() == nil {
 				h.log.Error("changes of the host's addresses are seen every minute only", "error", err)
 			}
 		})
 	}
-	for {
-		wait := filterEvery
-		_, err := run(h.ctx, h, queryTime, "close the host's addresses to desktops", func(_ context.Context, c *libvirt.Connect) (struct{}, error) {
-			return struct{}{}, h.refreshFilters(c)
+	refresh := func(again bool) (changed bool, err error) {
+		changed, err = run(h.ctx, h, queryTime, "close the host's addresses to desktops", func(_ context.Context, c *libvirt.Connect) (bool, error) {
+			return h.refreshFilters(c, again)
 		})
-		if err != nil && h.ctx.Err() == nil {
+		if err != nil && h.ctx.Err() == nil && desktop.CodeOf(err) != desktop.Unavailable {
+			h.log.Error("the host's addresses may be open to desktops", "error", err)
+		}
+		return changed, err
+	}
+	once := false // a change was applied once
+	for {
+		changed, err := refresh(false)
+		once = once || changed
+		wait := filterEvery
+		switch {
+		case err != nil:
 			wait = filterAgain
-			if desktop.CodeOf(err) != desktop.Unavailable {
-				h.log.Error("the host's addresses may be open to desktops", "error", err)
-			}
+		case once:
+			wait = filterSettle
 		}
 		select {
-		case <-changed:
+		case <-changes:
 		case <-time.After(wait):
+			if once && err == nil {
+				_, err = refresh(true)
+				once = err != nil
+			}
 		case <-h.ctx.Done():
 			return
 		}

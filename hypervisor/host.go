@@ -121,6 +121,7 @@ type Host struct {
 	machines keyedLock // one change of a machine at a time
 	openers  keyedLock // one opening of an agent's stream at a time
 	networks sync.Mutex
+	filters  filters
 	agents   sync.Mutex
 	agent    agentDisk
 	// images is held for reading while an overlay is made on an image and for writing while
