@@ -283,7 +283,7 @@ func (h *Host) keepFilters() {
 		case <-time.After(wait):
 			if once && err == nil {
 				_, err = refresh(true)
-				once = err != nil
+				once = err != nil || len(changes) > 0 // what has changed meanwhile was applied once
 			}
 		case <-h.ctx.Done():
 			return
