@@ -98,7 +98,7 @@ func (s *Server) perform(ctx context.Context, id string, request *ActionsRequest
 		done.Rest = restOf(*p.rested)
 	}
 	done.Cursor, done.Display = p.acted.Cursor, p.acted.Display
-	done.TookMs = float64(time.Since(began).Microseconds()) / 1000
+	done.TookMs = inMs(time.Since(began))
 	return done, nil
 }
 

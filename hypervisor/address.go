@@ -21,7 +21,7 @@ func (h *Host) ensureAddress(c *libvirt.Connect, spec desktop.Spec) (address net
 	h.networks.Lock()
 	defer h.networks.Unlock()
 	err = h.withNetwork(c, spec.Network, func(n *libvirt.Network, definition libvirtxml.Network, subnet netip.Prefix) error {
-		if err := h.defineFilter(c, spec.Network, subnet); err != nil {
+		if err := h.defineFilter(c, spec.Network, subnet, false); err != nil {
 			return err
 		}
 		address, err = h.reserve(n, definition, subnet, machineMAC(spec.ID))

@@ -42,16 +42,13 @@ var never = []netip.Prefix{
 
 // filters are what libvirt was told of the networks' filters. Host.networks guards them.
 type filters struct {
-	told map[string]string // by network: what it has taken last, "" when it has refused
-	// again is the last rule written twice, which changes nothing but that libvirt applies the filter.
-	again bool
-	// changed tells that running machines were given another filter.
-	changed bool
+	told    map[string]string // by network: what it has taken last, "" when it has refused
+	changed bool              // running machines were given another one
 }
 
 // filterXML is the filter of a network's desktops. hosts are what the host itself answers to, and
-// where its other guests are. With again the last rule is there twice.
-func filterXML(name, network string, subnet netip.Prefix, hosts []netip.Prefix, again bool) (string, error) {
+// where its other guests are. With twice the last rule is there twice: the same filter, and not to libvirt.
+func filterXML(name, network string, subnet netip.Prefix, hosts []netip.Prefix, twice bool) (string, error) {
 	first, _ := hostRange(subnet)
 	gateway := first.String()
 	filter := libvirtxml.NWFilter{Name: name, UUID: formatUUID(filterUUID(name)), Chain: "root"}
@@ -101,7 +98,7 @@ func filterXML(name, network string, subnet netip.Prefix, hosts []netip.Prefix, 
 	// Whatever else there is: IPv6, tagged frames, other protocols.
 	step()
 	rule("drop", "inout", libvirtxml.NWFilterRule{})
-	if again {
+	if twice {
 		step()
 		rule("drop", "inout", libvirtxml.NWFilterRule{})
 	}
@@ -175,8 +172,9 @@ func parseOwn(dump []byte) ([]netip.Prefix, error) {
 }
 
 // defineFilter makes the filter of a network be what it should be today, also for machines that run.
+// libvirt does nothing when it is so already, but with again it applies it in any case.
 // The caller holds h.networks.
-func (h *Host) defineFilter(c *libvirt.Connect, network string, subnet netip.Prefix) error {
+func (h *Host) defineFilter(c *libvirt.Connect, network string, subnet netip.Prefix, again bool) error {
 	name := h.opts.networkName(network)
 	closed, err := ownAddresses()
 	if err != nil {
@@ -186,22 +184,30 @@ func (h *Host) defineFilter(c *libvirt.Connect, network string, subnet netip.Pre
 	if err != nil {
 		return err
 	}
-	document, err := filterXML(name, network, subnet, append(closed, others...), h.filters.again)
-	if err != nil {
-		return err
-	}
-	if h.filters.told == nil {
-		h.filters.told = map[string]string{}
+	define := func(twice bool) (document string, err error) {
+		if document, err = filterXML(name, network, subnet, append(closed, others...), twice); err != nil {
+			return "", err
+		}
+		filter, err := c.NWFilterDefineXML(document)
+		if err != nil {
+			return "", fmt.Errorf("define the filter of network %s: %w", name, err)
+		}
+		return document, filter.Free()
 	}
 	before, known := h.filters.told[network]
 	h.filters.told[network] = ""
-	filter, err := c.NWFilterDefineXML(document) // does nothing when it is so already
-	if err != nil {
-		return fmt.Errorf("define the filter of network %s: %w", name, err)
+	if again {
+		if _, err := define(true); err != nil {
+			return err
+		}
 	}
-	h.filters.told[network] = document
-	h.filters.changed = h.filters.changed || known && before != document
-	return filter.Free()
+	now, err := define(false)
+	if err != nil {
+		return err
+	}
+	h.filters.told[network] = now
+	h.filters.changed = h.filters.changed || known && before != now
+	return nil
 }
 
 // refreshFilters makes the filters of all networks that there are fit the host's addresses, and tells
@@ -209,9 +215,6 @@ func (h *Host) defineFilter(c *libvirt.Connect, network string, subnet netip.Pre
 func (h *Host) refreshFilters(c *libvirt.Connect, again bool) (changed bool, err error) {
 	h.networks.Lock()
 	defer h.networks.Unlock()
-	if again {
-		h.filters.again = !h.filters.again
-	}
 	for _, network := range []string{desktop.NetworkNAT, desktop.NetworkIsolated} {
 		n, err := c.LookupNetworkByName(h.opts.networkName(network))
 		if isCode(err, libvirt.ERR_NO_NETWORK, libvirt.ERR_NO_SUPPORT) { // a session's daemon has none
@@ -225,7 +228,7 @@ func (h *Host) refreshFilters(c *libvirt.Connect, again bool) (changed bool, err
 		if err != nil {
 			return false, err
 		}
-		if err := h.defineFilter(c, network, subnet); err != nil {
+		if err := h.defineFilter(c, network, subnet, again); err != nil {
 			return false, err
 		}
 	}
@@ -258,33 +261,28 @@ func (h *Host) keepFilters() {
 			}
 		})
 	}
-	refresh := func(again bool) (changed bool, err error) {
-		changed, err = run(h.ctx, h, queryTime, "close the host's addresses to desktops", func(_ context.Context, c *libvirt.Connect) (bool, error) {
-			return h.refreshFilters(c, again)
-		})
-		if err != nil && h.ctx.Err() == nil && desktop.CodeOf(err) != desktop.Unavailable {
-			h.log.Error("the host's addresses may be open to desktops", "error", err)
-		}
-		return changed, err
-	}
 	once := false // a change was applied once
-	for {
-		changed, err := refresh(false)
-		once = once || changed
+	for again := false; ; {
+		asked := again // what is asked of libvirt may outlast run
+		changed, err := run(h.ctx, h, queryTime, "close the host's addresses to desktops", func(_ context.Context, c *libvirt.Connect) (bool, error) {
+			return h.refreshFilters(c, asked)
+		})
+		once = changed || once && !asked // what was refused is a change when it is taken
 		wait := filterEvery
 		switch {
-		case err != nil:
+		case err != nil && h.ctx.Err() == nil:
 			wait = filterAgain
+			if desktop.CodeOf(err) != desktop.Unavailable {
+				h.log.Error("the host's addresses may be open to desktops", "error", err)
+			}
 		case once:
 			wait = filterSettle
 		}
 		select {
 		case <-changes:
+			again = false
 		case <-time.After(wait):
-			if once && err == nil {
-				_, err = refresh(true)
-				once = err != nil || len(changes) > 0 // what has changed meanwhile was applied once
-			}
+			again = once
 		case <-h.ctx.Done():
 			return
 		}

@@ -143,6 +143,7 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		watchers: map[*watcher]struct{}{},
 		channels: map[string]*channel{},
 		happened: map[string]happening{},
+		filters:  filters{told: map[string]string{}},
 	}
 	if err := h.agent.read(opts.AgentBinary); err != nil {
 		return nil, err
